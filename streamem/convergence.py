@@ -1,0 +1,159 @@
+"""Why a fit stopped, what each pass did, and how much there is left to gain.
+
+EM climbs a ladder whose steps shrink geometrically, so the last step says little about the climb that is
+left: slow progress is not convergence. `RemainingGain` extrapolates the whole climb (Aitken's process, as
+in Böhning et al. 1994 and McNicholas et al. 2010) and a fit stops when that is small.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import numpy as np
+
+__all__ = [
+    "Callback",
+    "Event",
+    "FitEvent",
+    "FitResult",
+    "PassEnded",
+    "PassProgress",
+    "PassRecord",
+    "PassStarted",
+    "RemainingGain",
+    "Status",
+]
+
+P = TypeVar("P")
+
+
+class Status(enum.Enum):
+    """Why a fit stopped; the value is the sentence that the user reads."""
+
+    CONVERGED = "Converged: the estimated remaining gain is below the tolerance."
+    MAX_ITER = "Stopped at max_iter passes before converging: raise max_iter or tol."
+    FELL = "Stopped because the objective fell by more than rounding explains: the best parameters are kept."
+    INTERRUPTED = "Interrupted: the best parameters so far are kept."
+    CALLBACK = "Stopped because a callback asked for it."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """Something a user should know about one pass."""
+
+    kind: str
+    """A short machine-readable word, such as ``"empty-component"``."""
+    message: str
+    """The sentence for humans."""
+    component: int | None = None
+    """The component it happened to, if it was one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PassRecord:
+    """One reading of all rows."""
+
+    log_likelihood: float
+    """Mean log-likelihood per unit weight, nats, of the parameters that entered the pass."""
+    objective: float
+    """The same plus the log-prior per unit weight: what EM never lowers."""
+    remaining_gain: float
+    """Estimated rise of the objective still to come, nats per unit weight; inf while unknown."""
+    seconds: float
+    """Wall time of the pass."""
+    bytes_read: int
+    """Bytes of decoded rows that the pass went through."""
+    candidates: int = 1
+    """Sets of parameters evaluated."""
+    accepted: str = "em"
+    """Which candidate won."""
+    events: tuple[Event, ...] = ()
+    """What happened to the parameters after the pass."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitResult(Generic[P]):
+    """What a fit returns.
+
+    ``params`` of a converged fit are those the last pass evaluated, so that its likelihood is exactly
+    theirs. A fit stopped earlier returns the M-step of its last pass, which is no worse.
+    """
+
+    params: P
+    """The estimates."""
+    status: Status
+    """Why the fit stopped."""
+    history: tuple[PassRecord, ...]
+    """One entry per pass."""
+    stats: Any = None
+    """Statistics of the last pass that was accepted: likelihood, entropy and weight come from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassStarted:
+    """A pass begins. ``phase`` is "sample" for the first reading and "em" afterwards."""
+
+    phase: str
+    index: int
+    n_samples: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassProgress:
+    """``n_samples`` rows of the current pass are done."""
+
+    phase: str
+    index: int
+    n_samples: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PassEnded:
+    """A pass is complete; ``record`` is None for the sampling pass. Return True to end the fit."""
+
+    phase: str
+    index: int
+    record: PassRecord | None = None
+
+
+FitEvent: TypeAlias = PassStarted | PassProgress | PassEnded
+Callback: TypeAlias = Callable[[FitEvent], object]
+
+
+@dataclass(slots=True)
+class RemainingGain:
+    """Estimate of how far the objective will still rise, from the rises so far.
+
+    With steps g shrinking by a factor a, what is left after a step g is g a/(1 - a). The larger of the
+    last two ratios is used: one lucky short step must not end a fit.
+
+    Examples
+    --------
+    >>> gain = RemainingGain()
+    >>> [round(gain.update(1 - 0.5**t), 3) for t in range(5)]
+    [inf, inf, 0.25, 0.125, 0.062]
+    """
+
+    values: list[float] = field(default_factory=list)
+
+    def update(self, objective: float) -> float:
+        """Take the objective of one more pass (per unit weight); return the estimate, inf while unknown."""
+        self.values.append(objective)
+        if len(self.values) < 3:
+            return np.inf
+        steps = np.diff(self.values[-4:])
+        last = abs(steps[-1])
+        if last <= rounding(objective):
+            return float(last)
+        with np.errstate(divide="ignore"):
+            ratio = float(np.max(np.abs(steps[1:] / steps[:-1])))
+        return float(last * ratio / (1 - ratio)) if ratio < 1 else np.inf
+
+
+def rounding(objective: float) -> float:
+    """Return the change in a mean objective that rounding alone explains."""
+    return 64 * float(np.finfo(np.float64).eps) * max(1.0, abs(objective))

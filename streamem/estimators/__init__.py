@@ -1,0 +1,30 @@
+"""The friendly layer: estimators that validate, choose, call and copy results."""
+
+from __future__ import annotations
+
+import os
+
+from streamem.errors import ModelFileError
+from streamem.estimators.fitting import fit
+from streamem.estimators.gaussian_mixture import GaussianMixture
+from streamem.persistence import read_archive
+
+__all__ = ["GaussianMixture", "fit", "load"]
+
+_CLASSES = {"GaussianMixture": GaussianMixture}
+
+
+def load(path: str | os.PathLike[str]) -> GaussianMixture:
+    """Return the estimator that ``save`` wrote to ``path``. No code from the file runs.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, not a model, newer than this library, or damaged.
+    """
+    archive = read_archive(path)
+    if archive.kind not in _CLASSES:
+        raise ModelFileError(
+            f"{path}: holds a {archive.kind!r}, which this version does not know. Update streamem."
+        )
+    return _CLASSES[archive.kind].from_archive(archive)

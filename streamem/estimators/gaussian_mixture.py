@@ -1,0 +1,297 @@
+"""`GaussianMixture`: the Gaussian mixture as an estimator.
+
+Parameters shared with scikit-learn's class of the same name have its names and meaning. The mathematics is
+in `streamem.models.gaussian_mixture`, the fit in `streamem.estimators.fitting`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.convergence import Callback
+from streamem.errors import InputError
+from streamem.estimators.fitting import as_generator
+from streamem.estimators.mixture import MixtureEstimator
+from streamem.initialization import METHODS
+from streamem.models.covariance import COVARIANCES, Array
+from streamem.models.gaussian_mixture import GaussianMixtureModel, GaussianMixtureParams, GaussianMixtureStats
+from streamem.persistence import Archive, write_archive
+
+__all__ = ["GaussianMixture"]
+
+
+class GaussianMixture(MixtureEstimator):
+    """A mixture of Gaussians, fitted by EM with one pass over the rows per iteration.
+
+    Parameters
+    ----------
+    n_components
+        k, the number of Gaussians.
+    covariance_type
+        ``"full"``: any covariance for each component; ``"tied"``: one for all; ``"diag"``: axis-parallel;
+        ``"spherical"``: one variance each.
+    tol
+        Nats per unit weight: stop when the estimated remaining gain in mean log-likelihood is below it.
+        (scikit-learn compares the last change, which says less.)
+    reg_covar
+        ``"auto"``: the vanishing, scale-free penalty of Chen & Tan (2009). A number is added to the diagonal
+        of each covariance, in squared units of the columns, as scikit-learn does.
+    max_iter
+        Passes at most; the first pass, which samples the rows, is not counted.
+    n_init
+        Starts to try; the best one is kept.
+    init_params
+        ``"kmeans"`` (k-means++ and a few Lloyd steps), ``"k-means++"``, ``"random"``, ``"random_from_data"``;
+        or labels (n,), or responsibilities (n, k), for the rows in their order.
+    weights_init, means_init, precisions_init
+        (k,), (k, d) and the shape of ``precisions_``: replace what ``init_params`` finds.
+    random_state
+        Seed, ``Generator`` or ``RandomState``. A seed gives the same bits on every scheduler.
+    warm_start
+        Whether ``fit`` continues from the last estimates.
+    verbose
+        Log each pass at level INFO of the logger "streamem" instead of DEBUG.
+    acceleration
+        ``"auto"`` or ``"none"`` (textbook EM): see `streamem.fit`.
+    sample_size
+        Rows kept in memory for seeding, or ``"auto"``.
+    memory_limit
+        Bytes for data in memory, such as ``"1GiB"``; None for no limit.
+    callbacks
+        Called with each `streamem.convergence.FitEvent`; one that returns True ends the fit.
+
+    Attributes
+    ----------
+    weights_, means_, covariances_
+        π (k,), μ (k, d), Σ: (k, d, d), (d, d), (k, d) or (k,).
+    precisions_, precisions_cholesky_
+        Σ⁻¹ and P with Σ⁻¹ = P Pᵀ, in the same shape.
+    converged_, n_iter_
+        Whether the fit converged; passes made.
+    lower_bound_, lower_bounds_
+        Mean log-likelihood per unit weight, in nats, at the last pass and at each.
+    result_
+        The `FitResult`: status, history.
+    n_features_in_
+        d.
+
+    Examples
+    --------
+    >>> import numpy as np, streamem as sem
+    >>> rng = np.random.default_rng(0)
+    >>> x = np.concatenate([rng.normal(-4, 1, (500, 2)), rng.normal(4, 1, (500, 2))])
+    >>> gm = sem.GaussianMixture(n_components=2, random_state=0).fit(x)
+    >>> bool(gm.converged_), np.sort(gm.means_.round().astype(int)[:, 0]).tolist()
+    (True, [-4, 4])
+    >>> gm.predict(x).shape, gm.predict_proba(x[:3]).shape
+    ((1000,), (3, 2))
+    """
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-6,
+        reg_covar: float | Literal["auto"] = "auto",
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str | NDArray[Any] = "kmeans",
+        weights_init: NDArray[Any] | None = None,
+        means_init: NDArray[Any] | None = None,
+        precisions_init: NDArray[Any] | None = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        acceleration: Literal["auto", "none"] = "auto",
+        sample_size: int | Literal["auto"] = "auto",
+        memory_limit: int | str | None = "1GiB",
+        callbacks: Iterable[Callback] = (),
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.acceleration = acceleration
+        self.sample_size = sample_size
+        self.memory_limit = memory_limit
+        self.callbacks = callbacks
+
+    def _model(self) -> GaussianMixtureModel:
+        _check(self)
+        start = self.init_params
+        return GaussianMixtureModel(
+            self.n_components,
+            self.covariance_type,
+            self.reg_covar,
+            start if isinstance(start, str) else np.asarray(start),
+            self.weights_init,
+            self.means_init,
+            self.precisions_init,
+        )
+
+    @property
+    def weights_(self) -> Array:
+        """(k,) π."""
+        return self._estimates().weights
+
+    @property
+    def means_(self) -> Array:
+        """(k, d) μ."""
+        return self._estimates().means
+
+    @property
+    def covariances_(self) -> Array:
+        """Σ: (k, d, d), (d, d), (k, d) or (k,) by covariance type."""
+        return self._estimates().covariances
+
+    @property
+    def precisions_cholesky_(self) -> Array:
+        """P with Σ⁻¹ = P Pᵀ, in the shape of ``covariances_``."""
+        return self._estimates().precision_cholesky
+
+    @property
+    def precisions_(self) -> Array:
+        """Σ⁻¹, in the shape of ``covariances_``."""
+        params = self._estimates()
+        return params.shape.gram(params.precision_cholesky)
+
+    def _estimates(self) -> GaussianMixtureParams:
+        params: GaussianMixtureParams = self._fitted()
+        return params
+
+    def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.int64]]:
+        """Return ``n_samples`` rows drawn from the mixture, (n, d), and their components, (n,), in order."""
+        params = self._estimates()
+        if n_samples < 1:
+            raise InputError(f"n_samples: expected a number >= 1, got {n_samples}.")
+        rng = as_generator(self.random_state)
+        counts = rng.multinomial(n_samples, params.weights / params.weights.sum())
+        labels = np.repeat(np.arange(len(counts)), counts)
+        k, d = params.means.shape
+        factors = np.broadcast_to(
+            params.cholesky if params.cholesky.ndim > 1 else params.cholesky[:, None],
+            (k, d, d) if self.covariance_type in ("full", "tied") else (k, d),
+        )
+        rows = np.empty((n_samples, d))
+        for component in range(k):
+            chosen = labels == component
+            noise = rng.standard_normal((int(counts[component]), d))
+            factor = factors[component]
+            rows[chosen] = params.means[component] + (
+                noise @ factor.T if factor.ndim == 2 else noise * factor
+            )
+        return rows, labels
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the estimator to a model file (``.npz``, no code in it) and return its path.
+
+        Settings that are arrays or functions (``means_init``, ``callbacks``, ...) shaped the fit but are not
+        part of the model, and are left out.
+        """
+        params = self._estimates()
+        settings = {
+            name: value
+            for name, value in self.get_params().items()
+            if value is None or isinstance(value, str | int | float)
+        }
+        arrays = {
+            "weights": params.weights,
+            "means": params.means,
+            "cholesky": params.cholesky,
+            "lower_bounds": np.asarray(getattr(self, "lower_bounds_", [])),
+        }
+        if self.stats_ is not None:
+            arrays |= {name: np.asarray(getattr(self.stats_, name)) for name in STATS_FIELDS}
+            reference = self.stats_.reference
+            arrays |= {
+                "reference_means": reference.means,
+                "reference_cholesky": reference.cholesky,
+                "reference_weights": reference.weights,
+            }
+        header = {"settings": settings, "converged": bool(getattr(self, "converged_", False))}
+        return write_archive(path, Archive(type(self).__name__, header, arrays))
+
+    @classmethod
+    def from_archive(cls, archive: Archive) -> Self:
+        """Return the estimator that a model file holds."""
+        self = cls(**archive.header["settings"])
+        arrays = archive.arrays
+
+        def params(prefix: str) -> GaussianMixtureParams:
+            factor = arrays[prefix + "cholesky"]
+            whitening = COVARIANCES[self.covariance_type].invert(factor)
+            return GaussianMixtureParams(
+                self.covariance_type, arrays[prefix + "weights"], arrays[prefix + "means"], factor, whitening
+            )
+
+        stats = None
+        if "sum_w" in arrays:
+            fields: dict[str, Any] = {
+                name: arrays[name] if name.startswith("sum") else arrays[name].item() for name in STATS_FIELDS
+            }
+            stats = GaussianMixtureStats(params("reference_"), **fields)
+        self._adopt(params(""), stats)
+        self.converged_ = archive.header["converged"]
+        self.lower_bounds_ = arrays["lower_bounds"].tolist()
+        self.n_iter_ = len(self.lower_bounds_)
+        return self
+
+
+STATS_FIELDS = ("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy")
+
+
+def _check(gm: GaussianMixture) -> None:
+    """Refuse settings that mean nothing."""
+    for name, smallest in (("n_components", 1), ("max_iter", 1), ("n_init", 1)):
+        value = getattr(gm, name)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < smallest:
+            raise InputError(f"{name}: expected a whole number >= {smallest}, got {value!r}.")
+    if gm.covariance_type not in COVARIANCES:
+        raise InputError(
+            f"covariance_type: expected one of {', '.join(COVARIANCES)}, got {gm.covariance_type!r}."
+        )
+    if not (isinstance(gm.tol, int | float) and gm.tol >= 0):
+        raise InputError(f"tol: expected a number >= 0, got {gm.tol!r}.")
+    if gm.reg_covar != "auto" and not (isinstance(gm.reg_covar, int | float) and gm.reg_covar >= 0):
+        raise InputError(f'reg_covar: expected "auto" or a number >= 0, got {gm.reg_covar!r}.')
+    if isinstance(gm.init_params, str) and gm.init_params not in METHODS:
+        raise InputError(
+            f"init_params: expected one of {', '.join(METHODS)} or an array, got {gm.init_params!r}."
+        )
+    _check_start(gm)
+
+
+def _check_start(gm: GaussianMixture) -> None:
+    """Refuse starting values of the wrong shape or sign."""
+    k = gm.n_components
+    if gm.weights_init is not None:
+        weights = np.asarray(gm.weights_init)
+        if weights.shape != (k,) or not np.all(weights >= 0) or not np.isclose(weights.sum(), 1):
+            raise InputError(f"weights_init: expected ({k},) numbers >= 0 with sum 1, got {weights!r}.")
+    if gm.means_init is not None:
+        means = np.asarray(gm.means_init)
+        if means.ndim != 2 or len(means) != k or not np.all(np.isfinite(means)):
+            raise InputError(f"means_init: expected ({k}, d) finite numbers, got shape {means.shape}.")
+    if gm.precisions_init is not None:
+        d = np.asarray(gm.precisions_init).shape[-1]
+        expected = COVARIANCES[gm.covariance_type].shape(k, d)
+        if np.shape(gm.precisions_init) != expected:
+            raise InputError(
+                f"precisions_init: expected shape {expected}, got {np.shape(gm.precisions_init)}."
+            )

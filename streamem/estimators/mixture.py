@@ -1,0 +1,269 @@
+"""What every mixture estimator does: fit, predict, score, compare, whatever its components are.
+
+A subclass says which model its settings mean and names its estimates; see
+`streamem.estimators.gaussian_mixture`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.convergence import Callback, PassProgress, PassStarted, Status
+from streamem.errors import ConvergenceWarning, InputError, NotFittedError
+from streamem.estimators.fitting import RowData, fit, open_rows
+from streamem.estimators.parameters import Parameterised
+from streamem.reduce import map_rows
+from streamem.sinks import open_sink
+
+__all__ = ["MixtureEstimator"]
+
+
+class MixtureEstimator(Parameterised):
+    """A mixture model as an estimator; ``params_`` and ``stats_`` are all that it estimates."""
+
+    n_components: int
+    tol: float
+    max_iter: int
+    n_init: int
+    random_state: Any
+    warm_start: bool
+    verbose: int
+    acceleration: Any
+    sample_size: Any
+    memory_limit: int | str | None
+    callbacks: Iterable[Callback]
+    params_: Any
+    stats_: Any
+
+    def _model(self) -> Any:
+        """Return the model that the settings mean, checked."""
+        raise TypeError(f"{type(self).__name__} names no model.")
+
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        *,
+        sample_weight: Any = None,
+        scheduler: str | None = None,
+        client: Any = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Self:
+        """Fit to rows of any source and return the estimator.
+
+        Parameters
+        ----------
+        X
+            (n, d): an array, a path or URL, a zarr or dask array; see `streamem.as_source`.
+        y
+            Ignored; here because pipelines pass it.
+        sample_weight
+            (n,) weights >= 0, of any of these kinds.
+        scheduler
+            "threads" (default), "synchronous", "processes", or the address of a Dask scheduler.
+        client
+            A `distributed.Client`.
+        callbacks
+            Further callbacks for this fit only.
+
+        Raises
+        ------
+        InputError, NonFiniteError, SourceError, MemoryLimitError
+            If settings or data cannot be used.
+        """
+        model = self._model()
+        warm = self.warm_start and hasattr(self, "params_")
+        result = fit(
+            model,
+            X,
+            self.params_ if warm else None,
+            sample_weight=sample_weight,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            n_init=self.n_init,
+            random_state=self.random_state,
+            acceleration=self.acceleration,
+            sample_size=self.sample_size,
+            memory_limit=self.memory_limit,
+            scheduler=scheduler,
+            client=client,
+            callbacks=(*self.callbacks, *callbacks),
+            verbose=self.verbose,
+        )
+        self.result_ = result
+        self._adopt(result.params, result.stats)
+        self.converged_ = result.status is Status.CONVERGED
+        self.n_iter_ = len(result.history)
+        self.lower_bounds_ = [record.log_likelihood for record in result.history]
+        if result.status not in (Status.CONVERGED, Status.CALLBACK):
+            warnings.warn(result.status.value, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def fit_predict(self, X: Any, y: None = None, **keywords: Any) -> NDArray[np.int64]:
+        """Fit, then return the most probable component of each row, (n,)."""
+        return self.fit(X, y, **keywords).predict(X)  # type: ignore[no-any-return]
+
+    def predict(self, X: Any, *, out: Any = None, **where: Any) -> Any:
+        """Return the most probable component of each row, (n,) int64; with ``out``, write them there.
+
+        Parameters
+        ----------
+        X
+            (n, d) rows of any source.
+        out
+            A path ending in ``.npy``, any other path for zarr, or a zarr array. Complete or not there at all.
+        where
+            ``scheduler``, ``client``, ``callbacks`` as in `fit`; ``overwrite=True`` to replace ``out``.
+        """
+        return self._rowwise("labels", X, (), np.int64, out, **where)
+
+    def predict_proba(self, X: Any, *, out: Any = None, **where: Any) -> Any:
+        """Return responsibilities p(z=k|x), (n, k); with ``out``, write them there. See `predict`."""
+        return self._rowwise("responsibilities", X, (self.n_components,), np.float64, out, **where)
+
+    def score_samples(self, X: Any, *, out: Any = None, **where: Any) -> Any:
+        """Return log p(x) of each row in nats, (n,); with ``out``, write them there. See `predict`."""
+        return self._rowwise("score_samples", X, (), np.float64, out, **where)
+
+    def _rowwise(
+        self,
+        method: str,
+        X: Any,
+        trailing_shape: tuple[int, ...],
+        dtype: Any,
+        out: Any,
+        *,
+        overwrite: bool = False,
+        scheduler: str | None = None,
+        client: Any = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Any:
+        function = functools.partial(getattr(self._model(), method), self._fitted())
+        with self._open(X, None, scheduler, client, callbacks) as data:
+            blocks = data.source.blocks()
+            sink = open_sink(
+                out,
+                n_samples=data.source.n_samples,
+                trailing_shape=trailing_shape,
+                dtype=np.dtype(dtype),
+                block_rows=blocks[0].stop - blocks[0].start,
+                overwrite=overwrite,
+            )
+            data.notify(PassStarted("predict", 0, data.source.n_samples, data.bytes_per_pass))
+            with sink:
+                map_rows(
+                    function,
+                    data.source,
+                    sink,
+                    data.scheduler,
+                    lambda rows: data.notify(PassProgress("predict", 0, rows)),
+                )
+                return sink.commit()
+
+    def score(self, X: Any, y: None = None, *, sample_weight: Any = None, **where: Any) -> float:
+        """Return the mean log-likelihood per unit weight of the rows, in nats."""
+        stats = self.summarize(X, sample_weight=sample_weight, **where)
+        return float(stats.log_likelihood / stats.weight)
+
+    def summarize(
+        self,
+        X: Any,
+        *,
+        sample_weight: Any = None,
+        scheduler: str | None = None,
+        client: Any = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Any:
+        """Return the expected sufficient statistics of the rows under the estimates: one pass.
+
+        Statistics of other rows merge (``a.merge(b)``), and `update` takes the M-step of the sum.
+        """
+        e_step = functools.partial(self._model().e_step, self._fitted())
+        with self._open(X, sample_weight, scheduler, client, callbacks) as data:
+            return data.one_pass(e_step, "score", 0)
+
+    def update(self, stats: Any) -> Self:
+        """Take one M-step from statistics that `summarize` made, and return the estimator."""
+        self._adopt(self._model().m_step(self._fitted(), stats), stats)
+        return self
+
+    def bic(self, X: Any = None) -> float:
+        """Return −2ℓ + p log n with n the total weight; lower is better.
+
+        Without ``X``, of the fitted rows and without another pass: exact for a converged fit; otherwise of
+        the parameters that entered the last pass, which the estimates improve on.
+        """
+        return self._bic(self._stats(X))
+
+    def aic(self, X: Any = None) -> float:
+        """Return −2ℓ + 2p; lower is better. See `bic` for ``X``."""
+        return float(-2 * self._stats(X).log_likelihood + 2 * self._count())
+
+    def icl(self, X: Any = None) -> float:
+        """Return BIC + 2H, H the entropy of the responsibilities; lower is better. See `bic` for ``X``."""
+        stats = self._stats(X)
+        return self._bic(stats) + 2 * float(stats.entropy)
+
+    def _bic(self, stats: Any) -> float:
+        return float(-2 * stats.log_likelihood + self._count() * np.log(stats.weight))
+
+    def _count(self) -> int:
+        """Return the number of free parameters."""
+        return int(self._model().n_parameters(self.n_features_in_))
+
+    def _stats(self, X: Any) -> Any:
+        """Return statistics of ``X``, or of the fitted rows where ``X`` is None."""
+        if X is not None:
+            return self.summarize(X)
+        self._fitted()
+        if self.stats_ is None:
+            raise NotFittedError(f"{type(self).__name__}: no pass was completed. Pass X.")
+        return self.stats_
+
+    def _adopt(self, params: Any, stats: Any) -> None:
+        """Take over estimates."""
+        self.params_, self.stats_ = params, stats
+
+    def _fitted(self) -> Any:
+        """Return the estimates, or say that there are none."""
+        if not hasattr(self, "params_"):
+            raise NotFittedError(f"{type(self).__name__} has no estimates yet. Call fit first.")
+        return self.params_
+
+    @property
+    def n_features_in_(self) -> int:
+        """Columns of the rows that were fitted."""
+        return int(self._fitted().means.shape[1])
+
+    @property
+    def lower_bound_(self) -> float:
+        """Mean log-likelihood per unit weight, in nats, of the parameters that entered the last pass."""
+        self._fitted()
+        return float(self.lower_bounds_[-1])
+
+    @contextlib.contextmanager
+    def _open(
+        self, X: Any, sample_weight: Any, scheduler: str | None, client: Any, callbacks: Iterable[Callback]
+    ) -> Iterator[RowData]:
+        """Open rows and check that they have the columns of the fit."""
+        with open_rows(
+            X,
+            sample_weight,
+            memory_limit=self.memory_limit,
+            scheduler=scheduler,
+            client=client,
+            callbacks=(*self.callbacks, *callbacks),
+        ) as data:
+            if data.source.n_features != self.n_features_in_:
+                raise InputError(
+                    f"{data.source.name}: {data.source.n_features} columns, but the fit had "
+                    f"{self.n_features_in_}. Pass the same columns."
+                )
+            yield data

@@ -1,0 +1,170 @@
+"""Where EM starts: responsibilities for the rows of a sample in memory.
+
+Seeding is hard assignment to centres: k-means++ with a few Lloyd steps by default. Distances are taken in
+units of each column's standard deviation, so that units do not matter. A model turns responsibilities into
+parameters with its own M-step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.errors import InputError
+from streamem.kernels import kmeans
+from streamem.kernels.moments import moments
+from streamem.protocols import Rows
+
+__all__ = ["METHODS", "responsibilities", "seeding_rows"]
+
+METHODS = ("kmeans", "k-means++", "random", "random_from_data")
+LLOYD_STEPS = 8
+RESTARTS = 5
+
+Array = NDArray[np.float64]
+
+
+def seeding_rows(sample: Rows, n_components: int) -> Rows:
+    """Return the leading rows of a sample, as many as seeding can use: a sample comes in random order."""
+    n = min(len(sample.x), max(20 * n_components, min(16_384, 2**23 // n_components)))
+    return Rows(sample.x[:n], None if sample.weight is None else sample.weight[:n], 0)
+
+
+def responsibilities(
+    start: str | NDArray[Any],
+    rows: Rows,
+    n_components: int,
+    rng: np.random.Generator,
+    centers: Array | None = None,
+) -> Array:
+    """Return starting responsibilities, (n, k), each row summing to 1.
+
+    Parameters
+    ----------
+    start
+        ``"kmeans"``: k-means++ seeds, then Lloyd steps, best of several restarts; ``"k-means++"``: the seeds
+        alone; ``"random_from_data"``: rows drawn at random as centres; ``"random"``: random numbers; or an
+        array of labels (n,) or responsibilities (n, k).
+    centers
+        (k, d) centres that replace seeding where rows are assigned to centres.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown, or the array does not fit.
+    """
+    if not isinstance(start, str):
+        return _given(np.asarray(start), len(rows.x), n_components)
+    if start not in METHODS:
+        raise InputError(f"init_params: expected one of {', '.join(METHODS)} or an array, got {start!r}.")
+    if start == "random":
+        resp = rng.random((len(rows.x), n_components))
+        return np.asarray(resp / resp.sum(axis=1, keepdims=True))
+    scale = _column_scale(rows)
+    if centers is not None:
+        labels = kmeans.assign(rows.x, np.asarray(centers, dtype=np.float64), scale)
+    elif start == "random_from_data":
+        labels = kmeans.assign(rows.x, _random_centers(rows, n_components, rng), scale)
+    elif start == "k-means++":
+        labels = kmeans.assign(rows.x, _plus_plus(rows, n_components, scale, rng), scale)
+    else:
+        labels = _kmeans(rows, n_components, scale, rng)
+    return _one_hot(labels, n_components)
+
+
+def _given(start: NDArray[Any], n: int, k: int) -> Array:
+    """Return labels or responsibilities that the caller gave, as responsibilities."""
+    if start.ndim == 1 and len(start) == n and np.issubdtype(start.dtype, np.integer):
+        if start.min() < 0 or start.max() >= k:
+            raise InputError(
+                f"init_params: labels must lie in 0..{k - 1}, got {start.min()}..{start.max()}. Renumber."
+            )
+        return _one_hot(start, k)
+    if start.shape == (n, k):
+        total = start.sum(axis=1, keepdims=True, dtype=np.float64)
+        if np.all(start >= 0) and np.all(total > 0) and np.all(np.isfinite(total)):
+            return np.asarray(start / total, dtype=np.float64)
+        raise InputError("init_params: responsibilities must be >= 0 with a positive sum in each row.")
+    raise InputError(
+        f"init_params: expected integer labels ({n},) or responsibilities ({n}, {k}), got {start.dtype} of "
+        f"shape {start.shape}."
+    )
+
+
+def _one_hot(labels: NDArray[Any], k: int) -> Array:
+    resp = np.zeros((len(labels), k))
+    resp[np.arange(len(labels)), labels] = 1.0
+    return resp
+
+
+def _column_scale(rows: Rows) -> Array:
+    """Return 1/standard deviation of each column; 0 for a constant one, which tells no rows apart."""
+    first = rows.x[0].astype(np.float64)
+    total = moments(rows.x, rows.weight, first)
+    mean = total.sum_wd / total.weight
+    variance = np.diag(total.sum_wdd) / total.weight - mean**2
+    constant = variance <= (1e-14 * (mean + first)) ** 2
+    return np.where(constant, 0.0, 1 / np.sqrt(np.where(constant, 1.0, variance)))
+
+
+def _probabilities(values: Array) -> Array:
+    total = values.sum()
+    return values / total if total > 0 else np.full(len(values), 1 / len(values))
+
+
+def _random_centers(rows: Rows, k: int, rng: np.random.Generator) -> Array:
+    weight = np.ones(len(rows.x)) if rows.weight is None else rows.weight
+    replace = bool(np.count_nonzero(weight) < k)
+    return rows.x[rng.choice(len(rows.x), size=k, replace=replace, p=_probabilities(weight))].astype(
+        np.float64
+    )
+
+
+def _plus_plus(rows: Rows, k: int, scale: Array, rng: np.random.Generator) -> Array:
+    """Return k-means++ centres (k, d), each the best of a few draws (Arthur & Vassilvitskii 2007)."""
+    x = rows.x
+    weight = np.ones(len(x)) if rows.weight is None else rows.weight
+    chosen = [int(rng.choice(len(x), p=_probabilities(weight)))]
+    closest = np.full(len(x), np.inf)
+    kmeans.min_squared_distance_update(x, x[chosen[0]].astype(np.float64), scale, closest)
+    for _ in range(1, k):
+        trials = rng.choice(len(x), size=2 + int(np.log(k)), p=_probabilities(weight * closest))
+        reached = []
+        for row in np.unique(trials):
+            candidate = closest.copy()
+            kmeans.min_squared_distance_update(x, x[row].astype(np.float64), scale, candidate)
+            reached.append((float(weight @ candidate), int(row), candidate))
+        _, row, closest = min(reached, key=lambda trial: trial[:2])
+        chosen.append(row)
+    return x[chosen].astype(np.float64)
+
+
+def _kmeans(rows: Rows, k: int, scale: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the labels of the best of several k-means runs on the rows."""
+    runs = [_lloyd(rows, _plus_plus(rows, k, scale, rng), scale) for _ in range(RESTARTS if k > 1 else 1)]
+    return min(runs, key=lambda run: run[0])[1]
+
+
+def _lloyd(rows: Rows, centers: Array, scale: Array) -> tuple[float, NDArray[np.int64]]:
+    """Return inertia and labels after a few Lloyd steps; an emptied centre stays where it was."""
+    x = rows.x
+    weight = np.ones(len(x)) if rows.weight is None else rows.weight
+    origin = x[0].astype(np.float64)
+    labels = kmeans.assign(x, centers, scale)
+    for _ in range(LLOYD_STEPS):
+        mass = np.bincount(labels, weight, len(centers))
+        sums = np.stack(
+            [np.bincount(labels, weight * (x[:, j] - origin[j]), len(centers)) for j in range(x.shape[1])],
+            axis=1,
+        )
+        occupied = mass > 0
+        centers = np.where(occupied[:, None], origin + sums / np.where(occupied, mass, 1)[:, None], centers)
+        previous, labels = labels, kmeans.assign(x, centers, scale)
+        if np.array_equal(previous, labels):
+            break
+    inertia = sum(
+        float(weight @ (((x[:, j] - centers[labels, j]) * scale[j]) ** 2)) for j in range(x.shape[1])
+    )
+    return inertia, labels

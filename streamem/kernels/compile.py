@@ -1,0 +1,143 @@
+"""How every kernel is compiled, and where the machine code is kept between processes.
+
+numba's own cache notices a changed entry function only; what the entry calls from other files is not looked at.
+So the cache directory is named by a digest of all kernel sources: no change can meet a stale entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numba
+from numba.core import event
+
+__all__ = ["FASTMATH", "cache_directory", "kernel"]
+
+logger = logging.getLogger("streamem")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FASTMATH = frozenset({"contract", "reassoc", "nsz", "arcp"})
+"""What LLVM may assume. Infinities and NaN keep their meaning: dead components and overflow rely on it."""
+
+
+@overload
+def kernel(function: F) -> F: ...
+@overload
+def kernel(*, inline: bool, fastmath: Collection[str] = ...) -> Callable[[F], F]: ...
+
+
+def kernel(function: Any = None, *, inline: bool = False, fastmath: Collection[str] = FASTMATH) -> Any:
+    """Compile a function on its first call, without the GIL, and keep the machine code on disk.
+
+    Parameters
+    ----------
+    function
+        Plain loops over arrays.
+    inline
+        For a piece of other kernels: always inlined, never kept on its own.
+    fastmath
+        Fewer liberties than `FASTMATH`, for what depends on the order of operations.
+
+    Notes
+    -----
+    Never ``parallel=True``: the threads belong to the scheduler that calls.
+    """
+    if function is None:
+        return partial(kernel, inline=inline, fastmath=fastmath)
+    directory = None if inline else cache_directory()
+    options: dict[str, Any] = {
+        "nogil": True,
+        "fastmath": set(fastmath),
+        "boundscheck": False,
+        "error_model": "numpy",
+        "cache": directory is not None,
+    }
+    if inline:
+        options["forceinline"] = True
+    with _numba_cache_in(directory):
+        dispatcher = numba.njit(**options)(function)
+    if not inline:
+        _entries.add(dispatcher)
+    return dispatcher
+
+
+def cache_directory() -> Path | None:
+    """Return the writable directory for this version of the kernels, or None where there is none."""
+    global _directory
+    if _directory is _UNKNOWN:
+        _directory = _first_writable()
+    return _directory  # type: ignore[return-value]
+
+
+def _first_writable() -> Path | None:
+    name = f"kernels-{_sources_digest()}"
+    for parent in _parents():
+        try:
+            (parent / name).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=parent / name).close()
+        except OSError:
+            continue
+        return parent / name
+    return None
+
+
+def _parents() -> Iterator[Path]:
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(chosen)
+        return
+    try:
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamem"
+    except RuntimeError:  # no home directory
+        return
+
+
+def _sources_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _numba_cache_in(directory: Path | None) -> Iterator[None]:
+    """Point numba's cache at the directory while one function is decorated, and at no other time."""
+    if directory is None:
+        yield
+        return
+    with _lock:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(directory)
+        try:
+            yield
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+class _CompilationLog(event.Listener):  # type: ignore[misc]
+    """Say that a kernel is being compiled: otherwise the first call is just slow."""
+
+    def on_start(self, happened: Any) -> None:
+        dispatcher = happened.data["dispatcher"]
+        if dispatcher in _entries:
+            logger.info("Compiling %s (once%s)", dispatcher.__name__, "" if _directory else " per process")
+
+    def on_end(self, happened: Any) -> None:
+        pass
+
+
+_UNKNOWN = object()
+_directory: object = _UNKNOWN
+_entries: set[Any] = set()
+_lock = threading.Lock()
+event.register("numba:compile", _CompilationLog())

@@ -1,0 +1,146 @@
+"""The two products that most of an E-step's arithmetic is in, blocked for registers.
+
+Rows lie in SIMD lanes: a *strip* is two vectors of rows, feature by feature, so that feature i of strip s of an
+array with d features is vectors ``2 (s d + i)`` and the next. d is a multiple of 4 here; what pads it is zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.kernels.compile import kernel
+from streamem.kernels.simd import VECTOR_BYTES, add_sums, load, multiply_add, splat, store, zero
+
+__all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "whiten_strip"]
+
+STRIP_BYTES = 2 * VECTOR_BYTES
+"""Bytes of one feature of one strip."""
+
+
+@kernel(inline=True)
+def whiten_strip(triangle, x, x_start, y, y_start, first, q0, q1):  # type: ignore[no-untyped-def]
+    """Write ``y = L⁻¹ x`` of one strip; return the two vectors ``q + ‖y‖²`` over the features written.
+
+    Parameters
+    ----------
+    triangle
+        (d, d) lower triangular ``L⁻¹``; what lies above the diagonal is not read.
+    x, y
+        Strips that start at vectors `x_start` and `y_start`.
+    first
+        Multiple of 4: features below it have been written already.
+
+    Notes
+    -----
+    O(d² / 2) multiply-adds per row. Four features by two vectors stay in registers.
+    """
+    for i in range(first, len(triangle), 4):
+        a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
+        c0, c1, d0, d1 = zero(x), zero(x), zero(x), zero(x)
+        for j in range(i):
+            x0, x1 = load(x, x_start + 2 * j), load(x, x_start + 2 * j + 1)
+            w = splat(triangle[i, j])
+            a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
+            w = splat(triangle[i + 1, j])
+            b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
+            w = splat(triangle[i + 2, j])
+            c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
+            w = splat(triangle[i + 3, j])
+            d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
+        at = x_start + 2 * i
+        x0, x1 = load(x, at), load(x, at + 1)
+        w = splat(triangle[i, i])
+        a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
+        w = splat(triangle[i + 1, i])
+        b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
+        w = splat(triangle[i + 2, i])
+        c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
+        w = splat(triangle[i + 3, i])
+        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
+        x0, x1 = load(x, at + 2), load(x, at + 3)
+        w = splat(triangle[i + 1, i + 1])
+        b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
+        w = splat(triangle[i + 2, i + 1])
+        c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
+        w = splat(triangle[i + 3, i + 1])
+        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
+        x0, x1 = load(x, at + 4), load(x, at + 5)
+        w = splat(triangle[i + 2, i + 2])
+        c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
+        w = splat(triangle[i + 3, i + 2])
+        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
+        x0, x1 = load(x, at + 6), load(x, at + 7)
+        w = splat(triangle[i + 3, i + 3])
+        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
+        at = y_start + 2 * i
+        store(y, at, a0)
+        store(y, at + 1, a1)
+        store(y, at + 2, b0)
+        store(y, at + 3, b1)
+        store(y, at + 4, c0)
+        store(y, at + 5, c1)
+        store(y, at + 6, d0)
+        store(y, at + 7, d1)
+        q0 = multiply_add(a0, a0, multiply_add(b0, b0, multiply_add(c0, c0, multiply_add(d0, d0, q0))))
+        q1 = multiply_add(a1, a1, multiply_add(b1, b1, multiply_add(c1, c1, multiply_add(d1, d1, q1))))
+    return q0, q1
+
+
+@kernel(inline=True)
+def add_gram(z, n_features, n_strips, out, block):  # type: ignore[no-untyped-def]
+    """Add ``Σ z zᵀ`` over rows to blocks of four by four on and below the diagonal.
+
+    Parameters
+    ----------
+    z
+        Strips of n_features features.
+    out
+        (..., 8) float64: pairs of entries from number `block` on are added to, in the order of `gram_matrix`.
+
+    Notes
+    -----
+    O(d² / 2) multiply-adds per row; summed within the call in the dtype of z.
+    """
+    for i in range(0, n_features, 4):
+        for j in range(0, i + 4, 4):
+            a0, a1, a2, a3 = zero(z), zero(z), zero(z), zero(z)
+            b0, b1, b2, b3 = zero(z), zero(z), zero(z), zero(z)
+            c0, c1, c2, c3 = zero(z), zero(z), zero(z), zero(z)
+            d0, d1, d2, d3 = zero(z), zero(z), zero(z), zero(z)
+            for v in range(2 * n_strips):
+                strip = 2 * n_features * (v >> 1) + (v & 1)
+                right = strip + 2 * j
+                z0, z1, z2, z3 = load(z, right), load(z, right + 2), load(z, right + 4), load(z, right + 6)
+                left = strip + 2 * i
+                zi = load(z, left)
+                a0, a1 = multiply_add(zi, z0, a0), multiply_add(zi, z1, a1)
+                a2, a3 = multiply_add(zi, z2, a2), multiply_add(zi, z3, a3)
+                zi = load(z, left + 2)
+                b0, b1 = multiply_add(zi, z0, b0), multiply_add(zi, z1, b1)
+                b2, b3 = multiply_add(zi, z2, b2), multiply_add(zi, z3, b3)
+                zi = load(z, left + 4)
+                c0, c1 = multiply_add(zi, z0, c0), multiply_add(zi, z1, c1)
+                c2, c3 = multiply_add(zi, z2, c2), multiply_add(zi, z3, c3)
+                zi = load(z, left + 6)
+                d0, d1 = multiply_add(zi, z0, d0), multiply_add(zi, z1, d1)
+                d2, d3 = multiply_add(zi, z2, d2), multiply_add(zi, z3, d3)
+            add_sums(out, block, a0, a1, a2, a3, b0, b1, b2, b3)
+            add_sums(out, block + 1, c0, c1, c2, c3, d0, d1, d2, d3)
+            block += 2
+
+
+def gram_blocks(n_features: int) -> int:
+    """Return how many runs of 8 sums `add_gram` writes; n_features is a multiple of 4."""
+    return (n_features // 4) * (n_features // 4 + 1)
+
+
+def gram_matrix(blocks: NDArray[np.float64], n_features: int) -> NDArray[np.float64]:
+    """Return the symmetric (..., n_features, n_features) matrices of (..., gram_blocks, 8) sums."""
+    padded = -(-n_features // 4) * 4
+    tiles = blocks.reshape(*blocks.shape[:-2], -1, 4, 4)
+    matrix = np.zeros((*blocks.shape[:-2], padded, padded))
+    for number, (i, j) in enumerate(zip(*np.tril_indices(padded // 4), strict=True)):
+        matrix[..., 4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = tiles[..., number, :, :]
+    matrix = matrix[..., :n_features, :n_features]
+    return np.ascontiguousarray(np.tril(matrix) + np.swapaxes(np.tril(matrix, -1), -1, -2))

@@ -1,0 +1,306 @@
+"""The four covariance types as one small algebra.
+
+A Gaussian mixture needs the same handful of operations whatever its covariances look like; here each is
+written once per shape, so that the E-step's statistics and the M-step are written once for all shapes.
+"Natural shape" means: full (k, d, d), tied (d, d), diag (k, d), spherical (k,). L is the Cholesky factor of
+a covariance and A = L⁻¹ its whitening; for diag and spherical, standard deviations and their inverses. A
+spherical second moment is the mean over columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from streamem.errors import DegenerateComponentError
+from streamem.kernels.gaussian import DiagGaussian, FullGaussian, SphericalGaussian, TiedGaussian
+
+__all__ = ["COVARIANCES", "Array", "Covariance"]
+
+Array: TypeAlias = NDArray[np.float64]
+LOG_2PI = float(np.log(2 * np.pi))
+
+
+class Covariance(Protocol):
+    """Operations on arrays of natural shape; v, u are vectors (k, d), n weights (k,)."""
+
+    family: Any
+    """The kernels' argument pack for this type."""
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        """Return the natural shape."""
+        ...
+
+    def count(self, k: int, d: int) -> int:
+        """Return the number of free covariance parameters."""
+        ...
+
+    def apply(self, factor: Array, v: Array) -> Array:
+        """Return L v, (k, d)."""
+        ...
+
+    def conjugate(self, factor: Array, second: Array) -> Array:
+        """Return L U Lᵀ in natural shape; U may also be pooled."""
+        ...
+
+    def cross(self, u: Array, v: Array) -> Array:
+        """Return u vᵀ in natural shape, summed where components share it."""
+        ...
+
+    def spread(self, n: Array) -> Array:
+        """Return weights shaped to multiply or divide natural shape."""
+        ...
+
+    def pool(self, second: Array) -> Array:
+        """Return second moments summed over components: (d, d), (d,) or a scalar mean over columns."""
+        ...
+
+    def trace(self, second: Array, k: int, d: int) -> Array:
+        """Return the trace for each component, (k,)."""
+        ...
+
+    def root(self, covariances: Array) -> Array:
+        """Return Cholesky factors; raise `DegenerateComponentError` where there is none."""
+        ...
+
+    def compose(self, factor: Array, inner: Array) -> Array:
+        """Return the product of two factors."""
+        ...
+
+    def invert(self, factor: Array) -> Array:
+        """Return A = L⁻¹."""
+        ...
+
+    def log_det(self, factor: Array, k: int, d: int) -> Array:
+        """Return log det Σ for each component, (k,)."""
+        ...
+
+    def identity(self, d: int) -> Array:
+        """Return the identity, broadcastable to natural shape."""
+        ...
+
+    def gram(self, factor: Array) -> Array:
+        """Return F Fᵀ in natural shape: L I Lᵀ without the identity."""
+        ...
+
+    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
+        """Return a factor of the pooled covariance, made positive definite without regard to units."""
+        ...
+
+
+def _outer(u: Array, v: Array) -> Array:
+    return u[:, :, None] * v[:, None, :]
+
+
+def _factor(matrix: Array) -> Array:
+    """Return the lower Cholesky factor; near-singular matrices are repaired at their rounding level."""
+    try:
+        return np.asarray(np.linalg.cholesky(matrix))
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(matrix)
+    ceiling = values[..., -1:]
+    if not np.all(np.isfinite(values)) or np.any(ceiling <= 0):
+        raise DegenerateComponentError(
+            "M-step: a covariance has no positive eigenvalue, so a component collapsed onto a point. "
+            'Use reg_covar="auto" or a larger number, or fewer components.'
+        )
+    values = np.maximum(values, matrix.shape[-1] * np.finfo(np.float64).eps * ceiling)
+    upper = np.linalg.qr(np.swapaxes(vectors * np.sqrt(values)[..., None, :], -1, -2), mode="r")
+    lower = np.swapaxes(upper, -1, -2)
+    signs = np.sign(np.diagonal(lower, axis1=-2, axis2=-1))
+    return np.asarray(lower * np.where(signs == 0, 1.0, signs)[..., None, :])
+
+
+def _inverse(lower: Array) -> Array:
+    return np.asarray(solve_triangular(lower, np.eye(lower.shape[-1]), lower=True, check_finite=False))
+
+
+def _floor_constant(variances: Array, mean: Array) -> Array:
+    """Give columns that are constant to the last digit a variance of their own, 1e-6 of their square.
+
+    Every component has it alike, so responsibilities do not depend on it.
+    """
+    constant = variances <= (1e-14 * mean) ** 2
+    return np.where(constant, 1e-6 * np.where(mean == 0, 1.0, mean**2), variances)
+
+
+def _regular_matrix(pooled: Array, mean: Array) -> Array:
+    """Add a whisper to the correlation matrix: linearly dependent columns stay invertible."""
+    deviations = np.sqrt(_floor_constant(np.diagonal(pooled), mean))
+    correlation = pooled / np.outer(deviations, deviations)
+    np.fill_diagonal(correlation, 1.0 + 1e-13)
+    return np.asarray(correlation * np.outer(deviations, deviations))
+
+
+def _positive(variances: Array) -> Array:
+    if not np.all(variances > 0):
+        k = int(np.argmin(variances.min(axis=tuple(range(1, variances.ndim)))))
+        raise DegenerateComponentError(
+            f"M-step: component {k} has variance {variances.min()}, so it collapsed onto a point. "
+            'Use reg_covar="auto" or a larger number, or fewer components.'
+        )
+    return np.asarray(np.sqrt(variances))
+
+
+class _Full:
+    family: Any = FullGaussian
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k, d, d)
+
+    def count(self, k: int, d: int) -> int:
+        return k * d * (d + 1) // 2
+
+    def apply(self, factor: Array, v: Array) -> Array:
+        return np.asarray(np.einsum("...ij,...j->...i", factor, v))
+
+    def conjugate(self, factor: Array, second: Array) -> Array:
+        return np.asarray(factor @ second @ np.swapaxes(factor, -1, -2))
+
+    def cross(self, u: Array, v: Array) -> Array:
+        return _outer(u, v)
+
+    def spread(self, n: Array) -> Array:
+        return n[:, None, None]
+
+    def pool(self, second: Array) -> Array:
+        return np.asarray(second.sum(axis=0))
+
+    def trace(self, second: Array, k: int, d: int) -> Array:
+        return np.broadcast_to(np.trace(second, axis1=-2, axis2=-1), (k,))
+
+    def root(self, covariances: Array) -> Array:
+        return _factor(covariances)
+
+    def compose(self, factor: Array, inner: Array) -> Array:
+        return np.asarray(factor @ inner)
+
+    def invert(self, factor: Array) -> Array:
+        return np.stack([_inverse(lower) for lower in factor])
+
+    def log_det(self, factor: Array, k: int, d: int) -> Array:
+        diagonal = np.diagonal(factor, axis1=-2, axis2=-1)
+        return np.broadcast_to(2 * np.log(diagonal).sum(axis=-1), (k,))
+
+    def identity(self, d: int) -> Array:
+        return np.eye(d)
+
+    def gram(self, factor: Array) -> Array:
+        return np.asarray(factor @ np.swapaxes(factor, -1, -2))
+
+    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
+        return _factor(_regular_matrix(pooled, mean))
+
+
+class _Tied(_Full):
+    family = TiedGaussian
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (d, d)
+
+    def count(self, k: int, d: int) -> int:
+        return d * (d + 1) // 2
+
+    def cross(self, u: Array, v: Array) -> Array:
+        return np.asarray(u.T @ v)
+
+    def spread(self, n: Array) -> Array:
+        return np.asarray(n.sum())
+
+    def pool(self, second: Array) -> Array:
+        return second
+
+    def invert(self, factor: Array) -> Array:
+        return _inverse(factor)
+
+
+class _Diag:
+    family: Any = DiagGaussian
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k, d)
+
+    def count(self, k: int, d: int) -> int:
+        return k * d
+
+    def apply(self, factor: Array, v: Array) -> Array:
+        return factor * v
+
+    def conjugate(self, factor: Array, second: Array) -> Array:
+        return np.asarray(factor**2 * second)
+
+    def cross(self, u: Array, v: Array) -> Array:
+        return u * v
+
+    def spread(self, n: Array) -> Array:
+        return n[:, None]
+
+    def pool(self, second: Array) -> Array:
+        return np.asarray(second.sum(axis=0))
+
+    def trace(self, second: Array, k: int, d: int) -> Array:
+        return np.asarray(second.sum(axis=-1))
+
+    def root(self, covariances: Array) -> Array:
+        return _positive(covariances)
+
+    def compose(self, factor: Array, inner: Array) -> Array:
+        return factor * inner
+
+    def invert(self, factor: Array) -> Array:
+        return np.asarray(1.0 / factor)
+
+    def log_det(self, factor: Array, k: int, d: int) -> Array:
+        return np.asarray(2 * np.log(factor).sum(axis=-1))
+
+    def identity(self, d: int) -> Array:
+        return np.ones(d)
+
+    def gram(self, factor: Array) -> Array:
+        return np.asarray(factor**2)
+
+    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
+        return np.asarray(np.sqrt(_floor_constant(pooled, mean)))
+
+
+class _Spherical(_Diag):
+    family = SphericalGaussian
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k,)
+
+    def count(self, k: int, d: int) -> int:
+        return k
+
+    def apply(self, factor: Array, v: Array) -> Array:
+        return factor[:, None] * v
+
+    def cross(self, u: Array, v: Array) -> Array:
+        return np.asarray((u * v).mean(axis=-1))
+
+    def spread(self, n: Array) -> Array:
+        return n
+
+    def trace(self, second: Array, k: int, d: int) -> Array:
+        return d * second
+
+    def log_det(self, factor: Array, k: int, d: int) -> Array:
+        return np.asarray(2 * d * np.log(factor))
+
+    def identity(self, d: int) -> Array:
+        return np.ones(())
+
+    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
+        return np.asarray(np.sqrt(_floor_constant(pooled, np.sqrt(np.mean(mean**2)))))
+
+
+COVARIANCES: dict[str, Covariance] = {
+    "full": _Full(),
+    "tied": _Tied(),
+    "diag": _Diag(),
+    "spherical": _Spherical(),
+}

@@ -1,0 +1,350 @@
+"""The Gaussian mixture: parameters, statistics and the three verbs of EM.
+
+p(x) = Σ_k π_k N(x; μ_k, Σ_k), with z the component a row came from. The E-step's responsibilities are
+r_k = p(z=k|x); the M-step's maximisers of Q are the weighted proportion, mean and covariance. All second
+moments are taken of y = L⁻¹(x − μ), the row whitened by the parameters of the E-step, which makes them
+immune to offset and to conditioning. Kernels are in `streamem.kernels`, shapes in
+`streamem.models.covariance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.convergence import Event
+from streamem.initialization import responsibilities
+from streamem.kernels import mixture
+from streamem.kernels.moments import moments as block_moments
+from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance
+from streamem.protocols import Rows
+
+__all__ = ["GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianMixtureParams:
+    """θ: weights, means and factored covariances."""
+
+    covariance_type: str
+    """"full", "tied", "diag" or "spherical"."""
+    weights: Array
+    """(k,) π, summing to 1; 0 is a component without support."""
+    means: Array
+    """(k, d) μ, in the units of the columns."""
+    cholesky: Array
+    """(k, d, d), (d, d), (k, d) or (k,): lower triangular L with Σ = L Lᵀ; or standard deviations."""
+    whitening: Array
+    """The same shape: A = L⁻¹."""
+    scale: Array | None = None
+    """(d, d), (d,) or (): factor of the prior's S_x, fixed by the first M-step: a prior stays put."""
+
+    @classmethod
+    def from_covariances(
+        cls, covariance_type: str, weights: Array, means: Array, covariances: Array
+    ) -> GaussianMixtureParams:
+        """Return parameters from covariances of natural shape."""
+        shape = COVARIANCES[covariance_type]
+        factor = shape.root(np.asarray(covariances, dtype=np.float64))
+        return cls(covariance_type, weights, means, factor, shape.invert(factor))
+
+    @property
+    def covariances(self) -> Array:
+        """Σ in the natural shape of its type, in squared units of the columns."""
+        return self.shape.gram(self.cholesky)
+
+    @property
+    def precision_cholesky(self) -> Array:
+        """P with Σ⁻¹ = P Pᵀ: upper triangular, L⁻ᵀ."""
+        return (
+            np.swapaxes(self.whitening, -1, -2)
+            if self.covariance_type in ("full", "tied")
+            else self.whitening
+        )
+
+    @property
+    def shape(self) -> Covariance:
+        """The algebra of this covariance type."""
+        return COVARIANCES[self.covariance_type]
+
+    def kernel_arguments(self) -> Any:
+        """Return what the kernels take: rows and means about a common centre, whitening, log constants."""
+        k, d = self.means.shape
+        center = self.weights @ self.means
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self.weights)
+        log_const = log_weights - 0.5 * (d * LOG_2PI + self.shape.log_det(self.cholesky, k, d))
+        return self.shape.family(center, self.means - center, np.ascontiguousarray(self.whitening), log_const)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianMixtureStats:
+    """Expected sufficient statistics of y = L⁻¹(x − μ) under the reference parameters."""
+
+    reference: GaussianMixtureParams
+    """The parameters of the E-step: what y is relative to."""
+    n_samples: int
+    """Rows seen, those of weight zero left out."""
+    weight: float
+    """Σ w."""
+    log_likelihood: float
+    """Σ w log p(x), nats; the ELBO where responsibilities were given instead of inferred."""
+    entropy: float
+    """−Σ w r log r, nats."""
+    sum_w: Array
+    """(k,) Σ w r."""
+    sum_wy: Array
+    """(k, d) Σ w r y."""
+    sum_wyy: Array
+    """Σ w r y yᵀ in natural shape: tied, summed over components; diag, squares; spherical, their mean."""
+
+    def merge(self, other: GaussianMixtureStats) -> GaussianMixtureStats:
+        """Return the statistics of both sets of rows; those at other parameters are re-referenced first."""
+        other = other.at(self.reference)
+        return GaussianMixtureStats(
+            self.reference,
+            self.n_samples + other.n_samples,
+            self.weight + other.weight,
+            self.log_likelihood + other.log_likelihood,
+            self.entropy + other.entropy,
+            self.sum_w + other.sum_w,
+            self.sum_wy + other.sum_wy,
+            self.sum_wyy + other.sum_wyy,
+        )
+
+    def at(self, reference: GaussianMixtureParams) -> GaussianMixtureStats:
+        """Return the same moments relative to other parameters, exactly.
+
+        With e = μ_old − μ_new: Σ(d+e) = s₁ + n e and Σ(d+e)(d+e)ᵀ = S₂ + s₁eᵀ + e s₁ᵀ + n e eᵀ.
+        """
+        if _same(self.reference, reference):
+            return self
+        shape = reference.shape
+        e = self.reference.means - reference.means
+        first, second = self._moments(e)
+        return replace(
+            self,
+            reference=reference,
+            sum_wy=shape.apply(reference.whitening, first),
+            sum_wyy=shape.conjugate(reference.whitening, second),
+        )
+
+    def _moments(self, e: Array) -> tuple[Array, Array]:
+        """Return Σ w r (d+e) and Σ w r (d+e)(d+e)ᵀ with d = x − μ, in the columns' units."""
+        shape, factor = self.reference.shape, self.reference.cholesky
+        first = shape.apply(factor, self.sum_wy)
+        shift = self.sum_w[:, None] * e
+        second = shape.conjugate(factor, self.sum_wyy) + shape.cross(first, e) + shape.cross(e, first + shift)
+        return first + shift, second
+
+    @property
+    def sum_wx(self) -> Array:
+        """(k, d) Σ w r x. Digits are lost where means are far from zero; the fit itself never uses it."""
+        return self._moments(self.reference.means)[0]
+
+    @property
+    def sum_wxx(self) -> Array:
+        """Σ w r x xᵀ in natural shape; the same caution holds."""
+        return self._moments(self.reference.means)[1]
+
+
+def _same(a: GaussianMixtureParams, b: GaussianMixtureParams) -> bool:
+    return a is b or (np.array_equal(a.means, b.means) and np.array_equal(a.whitening, b.whitening))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianMixtureModel:
+    """Hyper-parameters of a Gaussian mixture.
+
+    With ``reg_covar="auto"`` covariances carry the vanishing penalty of Chen & Tan (2009), a log-prior
+    −a Σ_k [tr(S_x Σ_k⁻¹) + log det Σ_k] with S_x the covariance of all rows and a = n^(−1/2): it has no
+    units, keeps the likelihood bounded and leaves the M-step closed. S_x follows from the statistics.
+    """
+
+    n_components: int
+    """k."""
+    covariance_type: str = "full"
+    """One of `COVARIANCES`."""
+    reg_covar: float | Literal["auto"] = "auto"
+    """A number is added to the diagonal of each covariance, as scikit-learn does; it maximises nothing."""
+    start: str | NDArray[Any] = "kmeans"
+    """How to start: a method of `streamem.initialization`, or labels (n,) or responsibilities (n, k)."""
+    weights_init: Array | None = None
+    """(k,) starting weights."""
+    means_init: Array | None = None
+    """(k, d) starting means."""
+    precisions_init: Array | None = None
+    """Starting precisions Σ⁻¹ in natural shape."""
+
+    @property
+    def shape(self) -> Covariance:
+        """The algebra of this covariance type."""
+        return COVARIANCES[self.covariance_type]
+
+    @property
+    def ascends(self) -> bool:
+        """Whether the M-step is a maximiser: adding a number to each covariance is not."""
+        return self.reg_covar == "auto" or self.reg_covar == 0
+
+    def init(self, sample: Rows, rng: np.random.Generator) -> GaussianMixtureParams:
+        """Return the M-step of starting responsibilities on the sample, overridden by what was given."""
+        resp = responsibilities(self.start, sample, self.n_components, rng, centers=self.means_init)
+        params = self.from_responsibilities(sample, resp)
+        return self._override(params)
+
+    def from_responsibilities(self, sample: Rows, resp: Array) -> GaussianMixtureParams:
+        """Return the M-step for given responsibilities (n, k): an E-step whose q someone else chose."""
+        k, d = self.n_components, sample.x.shape[1]
+        first = sample.x[0].astype(np.float64)
+        moments = block_moments(sample.x, sample.weight, first)
+        mean = first + moments.sum_wd / moments.weight
+        unit = self._reference(np.tile(mean, (k, 1)), np.ones(d))
+        # Two rounds: the first finds each column's scale, the second measures in units of it.
+        for _ in range(2):
+            stats = self._statistics(unit, sample, resp)
+            params = self.m_step(unit, stats)
+            unit = self._reference(params.means, _deviations(self._scale(stats), d))
+        return replace(self.m_step(unit, self._statistics(unit, sample, resp)), scale=None)
+
+    def _reference(self, means: Array, scale: Array) -> GaussianMixtureParams:
+        """Return round components of one size, to measure moments from."""
+        k, d = means.shape
+        variances = scale**2
+        natural = {
+            "full": lambda: np.broadcast_to(np.diag(variances), (k, d, d)),
+            "tied": lambda: np.diag(variances),
+            "diag": lambda: np.broadcast_to(variances, (k, d)),
+            "spherical": lambda: np.full(k, variances.mean()),
+        }[self.covariance_type]()
+        return GaussianMixtureParams.from_covariances(self.covariance_type, np.full(k, 1 / k), means, natural)
+
+    def _override(self, params: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Put in what the caller gave."""
+        if self.weights_init is not None:
+            params = replace(params, weights=np.asarray(self.weights_init, dtype=np.float64))
+        if self.means_init is not None:
+            params = replace(params, means=np.asarray(self.means_init, dtype=np.float64))
+        if self.precisions_init is not None:
+            # Σ⁻¹ = P Pᵀ; the factor of the reversed matrix, reversed, is upper triangular: P itself.
+            precisions = np.asarray(self.precisions_init, dtype=np.float64)
+            if self.covariance_type in ("full", "tied"):
+                upper = self.shape.root(precisions[..., ::-1, ::-1])[..., ::-1, ::-1]
+                whitening = np.ascontiguousarray(np.swapaxes(upper, -1, -2))
+            else:
+                whitening = self.shape.root(precisions)
+            params = replace(params, whitening=whitening, cholesky=self.shape.invert(whitening))
+        return params
+
+    def e_step(self, params: GaussianMixtureParams, rows: Rows) -> GaussianMixtureStats:
+        """Return expected sufficient statistics under the posterior q = p(z|x; params)."""
+        return self._statistics(params, rows, None)
+
+    def labels(self, params: GaussianMixtureParams, rows: Rows) -> NDArray[np.int64]:
+        """Return the most probable component of each row, (n,)."""
+        return mixture.labels(rows.x, params.kernel_arguments())
+
+    def responsibilities(self, params: GaussianMixtureParams, rows: Rows) -> Array:
+        """Return p(z=k|x), (n, k)."""
+        return mixture.responsibilities(rows.x, params.kernel_arguments())
+
+    def score_samples(self, params: GaussianMixtureParams, rows: Rows) -> Array:
+        """Return log p(x), (n,), in nats."""
+        return mixture.score_samples(rows.x, params.kernel_arguments())
+
+    def _statistics(
+        self, params: GaussianMixtureParams, rows: Rows, resp: Array | None
+    ) -> GaussianMixtureStats:
+        sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp=resp)
+        columns = rows.x.shape[1] if self.covariance_type == "spherical" else 1
+        return GaussianMixtureStats(
+            params,
+            rows.n_samples,
+            rows.total_weight,
+            sums.log_likelihood,
+            sums.entropy,
+            sums.sum_w,
+            sums.sum_wy,
+            sums.sum_wyy / columns,
+        )
+
+    def m_step(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> GaussianMixtureParams:
+        """Return argmax_θ Q(θ, θ_t) (plus log-prior), in closed form.
+
+        With n = Σr, δ = Σry/n in whitened units: π = n/Σn, μ' = μ + Lδ, L' = L chol(Σryyᵀ/n − δδᵀ). A
+        component without support keeps its mean and has weight 0.
+        """
+        shape, reference = self.shape, stats.reference
+        n = stats.sum_w
+        supported = n > 0
+        delta = stats.sum_wy / np.where(supported, n, 1.0)[:, None]
+        means = reference.means + shape.apply(reference.cholesky, delta)
+        inner = self._whitened_covariance(stats, delta)
+        cholesky = shape.compose(reference.cholesky, shape.root(inner))
+        weights = n / n.sum()
+        scale = self._scale(stats) if self.reg_covar == "auto" else None
+        return GaussianMixtureParams(
+            self.covariance_type, weights, means, cholesky, shape.invert(cholesky), scale
+        )
+
+    def _whitened_covariance(self, stats: GaussianMixtureStats, delta: Array) -> Array:
+        """Return the new covariances as the old factors see them: L⁻¹ Σ' L⁻ᵀ."""
+        shape, n, reference = self.shape, stats.sum_w, stats.reference
+        d = delta.shape[1]
+        scatter = stats.sum_wyy - shape.cross(n[:, None] * delta, delta)
+        if self.reg_covar == "auto":
+            a = np.full(len(n), stats.weight**-0.5)
+            prior = shape.gram(shape.compose(reference.whitening, self._scale(stats)))
+            return np.asarray((scatter + shape.spread(2 * a) * prior) / shape.spread(n + 2 * a))
+        kept = shape.spread(np.where(n > 0, n, 1.0))
+        inner = np.where(shape.spread(n) > 0, scatter / kept, shape.identity(d))
+        return np.asarray(inner + float(self.reg_covar) * shape.gram(reference.whitening))
+
+    def _scale(self, stats: GaussianMixtureStats) -> Array:
+        """Return F with S_x = F Fᵀ the covariance of all rows, made positive definite: (d, d), (d,) or ().
+
+        Total scatter = scatter within components + scatter of their means; every fit to the same rows has
+        the same one, whatever the responsibilities.
+        """
+        shape, n, reference = self.shape, stats.sum_w, stats.reference
+        if reference.scale is not None:
+            return reference.scale
+        delta = stats.sum_wy / np.where(n > 0, n, 1.0)[:, None]
+        scatter = stats.sum_wyy - shape.cross(n[:, None] * delta, delta)
+        center = reference.means[0]
+        means = (reference.means - center) + shape.apply(reference.cholesky, delta)
+        share = n / n.sum()
+        mean = share @ means
+        between = shape.cross(share[:, None] * (means - mean), means - mean)
+        within = shape.conjugate(reference.cholesky, scatter) / n.sum()
+        return shape.pooled_factor(shape.pool(within) + shape.pool(between), center + mean)
+
+    def log_prior(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
+        """Return the log-prior of ``params`` in nats, up to a constant; 0 unless ``reg_covar="auto"``."""
+        if self.reg_covar != "auto":
+            return 0.0
+        k, d = params.means.shape
+        prior = self.shape.gram(self.shape.compose(params.whitening, self._scale(stats)))
+        trace = self.shape.trace(prior, k, d)
+        return float(-(stats.weight**-0.5) * np.sum(trace + self.shape.log_det(params.cholesky, k, d)))
+
+    def diagnose(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> Iterator[Event]:
+        """Yield an event for each component that has just lost its last row's worth of responsibility."""
+        before = stats.reference.weights * stats.weight
+        for k in np.flatnonzero((stats.sum_w < 1.0) & (before >= 1.0)):
+            yield Event(
+                "empty-component", f"Component {k} has total responsibility {stats.sum_w[k]:.3g}.", int(k)
+            )
+
+    def n_parameters(self, n_features: int) -> int:
+        """Return the number of free parameters."""
+        k = self.n_components
+        return k - 1 + k * n_features + self.shape.count(k, n_features)
+
+
+def _deviations(scale: Array, d: int) -> Array:
+    """Return the standard deviation of each column, (d,), from a factor of their covariance."""
+    return np.sqrt((scale**2).sum(axis=1)) if scale.ndim == 2 else np.broadcast_to(scale, (d,))

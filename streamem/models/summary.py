@@ -1,0 +1,157 @@
+"""The first pass: what the rows look like, and a uniform sample of them to keep in memory.
+
+Moments merge by the pairwise update of Chan, Golub & LeVeque (1983), each block about its own first row,
+so no offset costs digits. The sample is the k rows with the smallest hash of (seed, row index): uniform,
+mergeable, and the same rows whatever the chunking, the order or the scheduler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.kernels.moments import moments
+from streamem.kernels.sampling import select_below
+from streamem.protocols import FloatArray, Rows
+
+__all__ = ["DataSummary", "Sample", "Summarize"]
+
+Array = NDArray[np.float64]
+LARGEST_HASH = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Rows with the smallest hashes seen so far, in no particular order."""
+
+    x: FloatArray
+    """(m, d) rows."""
+    weight: Array | None
+    """(m,) their sample weights, or None."""
+    index: NDArray[np.int64]
+    """(m,) their positions in the source."""
+    hash: NDArray[np.uint64]
+    """(m,) what decided."""
+
+    def merge(self, other: Sample, capacity: int) -> Sample:
+        """Return the ``capacity`` smallest of both."""
+        weight = None
+        if self.weight is not None and other.weight is not None:
+            weight = np.concatenate([self.weight, other.weight])
+        both = Sample(
+            np.concatenate([self.x, other.x]),
+            weight,
+            np.concatenate([self.index, other.index]),
+            np.concatenate([self.hash, other.hash]),
+        )
+        return both if len(both.hash) <= capacity else both.smallest(capacity)
+
+    def smallest(self, capacity: int) -> Sample:
+        """Return the rows of smallest hash, in that order: every prefix is a uniform sample."""
+        order = np.argsort(self.hash, kind="stable")[:capacity]
+        weight = None if self.weight is None else self.weight[order]
+        return Sample(self.x[order], weight, self.index[order], self.hash[order])
+
+    def rows(self) -> Rows:
+        """Return the sample as rows."""
+        return Rows(self.x, self.weight, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataSummary:
+    """Statistics of the rows themselves, no parameters involved."""
+
+    n_samples: int
+    """Rows seen, those of weight zero left out."""
+    weight: float
+    """Σ w."""
+    minimum: Array
+    """(d,) smallest values; +inf where nothing was seen."""
+    maximum: Array
+    """(d,) largest values; −inf where nothing was seen."""
+    mean: Array
+    """(d,) weighted means."""
+    scatter: Array
+    """(d, d) Σ w (x − mean)(x − mean)ᵀ."""
+    sample: Sample
+    """The resident sample."""
+    capacity: int
+    """Rows the sample may hold."""
+    log_likelihood: float = 0.0
+    """Of no model; here because all statistics have one."""
+
+    def merge(self, other: DataSummary) -> DataSummary:
+        """Return the summary of both sets of rows."""
+        weight = self.weight + other.weight
+        share = other.weight / weight if weight > 0 else 0.0
+        gap = other.mean - self.mean
+        return DataSummary(
+            self.n_samples + other.n_samples,
+            weight,
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+            self.mean + share * gap,
+            self.scatter + other.scatter + self.weight * share * np.outer(gap, gap),
+            self.sample.merge(other.sample, self.capacity),
+            self.capacity,
+        )
+
+    @property
+    def covariance(self) -> Array:
+        """(d, d) weighted covariance (divided by Σ w)."""
+        return self.scatter / self.weight
+
+    def sorted(self) -> DataSummary:
+        """Return the same summary with its sample in order of hash."""
+        return replace(self, sample=self.sample.smallest(self.capacity))
+
+
+@dataclass(frozen=True, slots=True)
+class Summarize:
+    """The E-step of the first pass: from rows to their `DataSummary`."""
+
+    seed: int
+    """Of the hash."""
+    capacity: int
+    """Rows to keep."""
+    threshold: int = LARGEST_HASH
+    """Rows of larger hash are not looked at: what keeps the sample of a block small."""
+
+    def __call__(self, rows: Rows) -> DataSummary:
+        """Return the summary of one block."""
+        d = rows.x.shape[1]
+        present = (
+            np.flatnonzero(rows.weight)[:1] if rows.weight is not None else np.arange(min(1, len(rows.x)))
+        )
+        origin = rows.x[present[0]].astype(np.float64) if len(present) else np.zeros(d)
+        total = moments(rows.x, rows.weight, origin)
+        delta = total.sum_wd / total.weight if total.weight > 0 else np.zeros(d)
+        chosen, hashes = select_below(rows.start, rows.weight, len(rows.x), self.seed, self.threshold)
+        weight = None if rows.weight is None else rows.weight[chosen]
+        sample = Sample(rows.x[chosen], weight, rows.start + chosen, hashes)
+        return DataSummary(
+            rows.n_samples,
+            total.weight,
+            total.minimum,
+            total.maximum,
+            origin + delta,
+            total.sum_wdd - total.weight * np.outer(delta, delta),
+            sample if len(chosen) <= self.capacity else sample.smallest(self.capacity),
+            self.capacity,
+        )
+
+    @classmethod
+    def plan(cls, seed: int, capacity: int, n_samples: int) -> Summarize:
+        """Return a first pass whose threshold lets ``capacity`` of ``n_samples`` rows through, with room."""
+        expected = capacity + 6 * capacity**0.5 + 10
+        share = min(1.0, expected / max(1, n_samples))
+        return cls(seed, capacity, min(LARGEST_HASH, int(share * LARGEST_HASH)))
+
+    def missed(self, summary: DataSummary) -> bool:
+        """Return whether the threshold was too low, as it can be where most rows weigh nothing."""
+        return (
+            len(summary.sample.index) < min(self.capacity, summary.n_samples)
+            and self.threshold < LARGEST_HASH
+        )

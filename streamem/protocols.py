@@ -1,0 +1,175 @@
+"""The types that everything else speaks: rows, blocks, sources, statistics, models.
+
+Only shapes and promises live here; nothing computes. The loop over them is in `streamem.em`, the map and
+tree merge in `streamem.reduce`, concrete sources in `streamem.sources`, concrete models in
+`streamem.models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Block", "Buffer", "FloatArray", "Model", "Rows", "Source", "Stats"]
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+P = TypeVar("P")
+S = TypeVar("S", bound="Stats")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """A run of rows in memory, valid until the same buffer is loaded into again."""
+
+    x: FloatArray
+    """(n, d) C-contiguous, float32 or float64, finite."""
+    weight: NDArray[np.float64] | None
+    """(n,) sample weights, finite and >= 0; None where every row weighs 1."""
+    start: int
+    """Index of the first row within its source."""
+
+    @property
+    def n_samples(self) -> int:
+        """Rows present: those whose weight is not zero."""
+        return len(self.x) if self.weight is None else int(np.count_nonzero(self.weight))
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the sample weights."""
+        return float(len(self.x)) if self.weight is None else float(self.weight.sum())
+
+
+class Buffer:
+    """Memory that successive loads on one thread reuse, so that a pass allocates no block twice.
+
+    Examples
+    --------
+    >>> buffer = Buffer()
+    >>> first = buffer.take((2, 3), np.dtype("float32"))
+    >>> np.shares_memory(first, buffer.take((1, 3), np.dtype("float32")))
+    True
+    """
+
+    __slots__ = ("_memory",)
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an uninitialised C-contiguous array; it overlaps what this buffer gave before."""
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        if self._memory.nbytes < n_bytes:
+            self._memory = np.empty(0, dtype=np.uint8)  # release first: never two at once
+            self._memory = np.empty(n_bytes, dtype=np.uint8)
+        return self._memory[:n_bytes].view(dtype).reshape(shape)
+
+
+@runtime_checkable
+class Block(Protocol):
+    """A picklable promise of rows ``start:stop`` of a store, opened where it is used."""
+
+    @property
+    def index(self) -> int:
+        """Position of the block in its source."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """First row."""
+        ...
+
+    @property
+    def stop(self) -> int:
+        """One past the last row."""
+        ...
+
+    def load(self, buffer: Buffer | None = None) -> Rows:
+        """Read, convert and check the rows; with a buffer they may live in it until its next use."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where rows come from. Opening one reads no rows."""
+
+    @property
+    def name(self) -> str:
+        """What error messages call this store."""
+        ...
+
+    @property
+    def n_samples(self) -> int:
+        """Rows in the store."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """Columns in the store."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64: what `Rows.x` will be."""
+        ...
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that the largest load needs at its peak, decoding included."""
+        ...
+
+    def blocks(self) -> Sequence[Block]:
+        """Return the same blocks in the same order at every call; together they are all rows."""
+        ...
+
+
+class Stats(Protocol):
+    """Expected sufficient statistics: a commutative monoid under `merge`."""
+
+    @property
+    def n_samples(self) -> int:
+        """Rows seen, those of weight zero left out."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Total sample weight."""
+        ...
+
+    @property
+    def log_likelihood(self) -> float:
+        """Weighted sum over rows, in nats; never a mean."""
+        ...
+
+    def merge(self, other: Self) -> Self:
+        """Return the statistics of both sets of rows; neither input changes."""
+        ...
+
+
+class Model(Protocol[P, S]):
+    """Hyper-parameters and the three verbs of EM; holds no data and no estimates.
+
+    More is used where a model has it: ``log_prior(params, stats) -> float`` (nats, added to the
+    log-likelihood to form the objective that EM ascends), ``diagnose(params, stats)`` (a sequence of
+    `streamem.convergence.Event` for the history), ``n_components`` and ``n_parameters(n_features)`` (to size
+    the sample), and ``ascends = False`` where the M-step maximises nothing and the objective may fall.
+    """
+
+    def init(self, sample: Rows, rng: np.random.Generator) -> P:
+        """Return starting parameters from rows in memory."""
+        ...
+
+    def e_step(self, params: P, rows: Rows) -> S:
+        """Return the expected sufficient statistics of these rows; runs on a worker."""
+        ...
+
+    def m_step(self, params: P, stats: S) -> P:
+        """Return the parameters that maximise the bound; runs on the driver and never sees rows."""
+        ...
+
+
+EStep: TypeAlias = Callable[[Rows], S]

@@ -1,0 +1,92 @@
+"""Where row-wise results go: `open_sink` returns a place to write one result per row, piece by piece.
+
+Nothing half-written ever stands under the final name: results grow under a hidden name in the same directory
+and are renamed by `commit`. Each kind has a file of its own; who computes which rows is up to the caller.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from streamem.errors import InputError
+from streamem.sinks.ranges import output_ranges, result_chunk_rows
+from streamem.sinks.sink import Sink
+
+__all__ = ["Sink", "open_sink", "output_ranges", "result_chunk_rows"]
+
+
+def open_sink(
+    out: Any,
+    *,
+    n_samples: int,
+    trailing_shape: tuple[int, ...],
+    dtype: Any,
+    block_rows: int,
+    overwrite: bool = False,
+) -> Sink:
+    """Return a sink for an array of shape ``(n_samples, *trailing_shape)``.
+
+    Parameters
+    ----------
+    out
+        None: the result is an ndarray. A path that ends in ``.npy``: such a file. Any other local path: a
+        zarr (v3) array in this directory. A writable ``zarr.Array`` that fits: it is written in place.
+    block_rows
+        Rows that are computed at once; the sink's ``chunk_rows`` follow it where the kind leaves a choice.
+    overwrite
+        Whether what is at the path already may be replaced; it stays as it is until `commit`.
+
+    Raises
+    ------
+    InputError
+        Something is at the path already, or ``out`` is nothing that can be written to, or does not fit.
+    SourceError
+        The result cannot be created, e.g. because the disk is full.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> with open_sink(None, n_samples=5, trailing_shape=(), dtype="int64", block_rows=2) as sink:
+    ...     for start, stop in output_ranges(5, sink.chunk_rows):
+    ...         sink.write(start, np.arange(start, stop))
+    ...     result = sink.commit()
+    >>> result
+    array([0, 1, 2, 3, 4])
+    """
+    shape, dtype = (n_samples, *trailing_shape), np.dtype(dtype)
+    if hasattr(out, "store_path"):
+        from streamem.sinks.zarr_sinks import open_given_array
+
+        return open_given_array(out, shape, dtype, block_rows)
+    chunk_rows = result_chunk_rows(shape, dtype, block_rows)
+    if out is None:
+        from streamem.sinks.memory_sinks import MemorySink
+
+        return MemorySink(shape, dtype, chunk_rows)
+    path = _local_path(out)
+    if path.endswith(".npy"):
+        from streamem.sinks.npy_sinks import open_npy
+
+        return open_npy(path, shape, dtype, chunk_rows, overwrite)
+    from streamem.sinks.zarr_sinks import open_zarr
+
+    return open_zarr(path, shape, dtype, chunk_rows, overwrite)
+
+
+def _local_path(out: Any) -> str:
+    """Return out as a path, or say what it should be."""
+    if not isinstance(out, str | os.PathLike):
+        kind = type(out).__qualname__
+        raise InputError(
+            f"out: cannot write to an object of type {kind}. Give a path, a zarr.Array, or None."
+        )
+    path = os.fsdecode(out)
+    if "://" in path:
+        raise InputError(
+            f"{path}: results cannot be renamed into place behind a URL. "
+            "Create the array with zarr.create_array, and give it as out."
+        )
+    return os.path.abspath(path)

@@ -1,0 +1,122 @@
+"""Which dtypes and shapes can be streamed, and the check of every value in the pass that reads it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.errors import InputError, NonFiniteError
+from streamem.protocols import FloatArray
+from streamem.sources.handles import ArrayHandle
+
+__all__ = ["all_finite", "check_rows", "check_shape", "check_weight", "check_weights", "row_dtype"]
+
+PIECE = 8192
+"""Values per step of the finiteness check: fits in the first cache, and too few for BLAS to start threads."""
+
+
+def row_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return float32 or float64: what rows stored as ``dtype`` become without losing digits.
+
+    Integers of more than 16 bits become float64 (exact up to 2**53).
+
+    Examples
+    --------
+    >>> row_dtype("x", np.dtype("int16")), row_dtype("x", np.dtype(">f8"))
+    (dtype('float32'), dtype('float64'))
+    """
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+    if dtype.kind in "biu":
+        return np.dtype(np.float64 if dtype.itemsize > 2 else np.float32)
+    raise InputError(f"{name}: rows of dtype {dtype} are not real numbers of up to 64 bits. {_advice(dtype)}")
+
+
+def _advice(dtype: np.dtype[Any]) -> str:
+    """Say how values of a dtype that is refused could become float columns."""
+    if dtype.names is not None:
+        fields = ", ".join(dtype.names)
+        return f"Make an (n, d) array of the fields ({fields}), e.g. with structured_to_unstructured."
+    if dtype.kind == "c":
+        return "Give real and imaginary parts as columns, e.g. np.hstack([x.real, x.imag])."
+    if dtype.kind in "mM":
+        return 'Convert them to numbers of a unit you choose, e.g. x / np.timedelta64(1, "s").'
+    if dtype.kind == "f":
+        return 'Convert them with x.astype("float64").'
+    return "Convert numbers with x.astype(float), and encode categories as columns."
+
+
+def check_shape(array: ArrayHandle) -> None:
+    """Refuse what is not an (n, d) table with n, d >= 1."""
+    shape = array.shape
+    if len(shape) == 1:
+        raise InputError(
+            f"{array.name}: rows must form a table (n, d); the shape is {shape}. For one column "
+            "give x.reshape(-1, 1), for one row x.reshape(1, -1)."
+        )
+    if len(shape) != 2:
+        raise InputError(
+            f"{array.name}: rows must form a table (n, d); the shape is {shape}. "
+            "Flatten all axes but the first, e.g. x.reshape(len(x), -1)."
+        )
+    if 0 in shape:
+        what = "rows" if shape[0] == 0 else "columns"
+        raise InputError(f"{array.name}: there are no {what}; the shape is {shape}. Give at least one.")
+
+
+def check_weights(weight: ArrayHandle, n_samples: int) -> None:
+    """Refuse weights that are not one real number for each row."""
+    if len(weight.shape) != 1:
+        raise InputError(
+            f"{weight.name}: sample_weight must be one number per row, (n,); the shape is {weight.shape}. "
+            "Give a 1-D array, e.g. w.reshape(-1)."
+        )
+    if weight.shape[0] != n_samples:
+        raise InputError(
+            f"{weight.name}: sample_weight has {weight.shape[0]:,} values for {n_samples:,} rows. "
+            "Give one for each row."
+        )
+    row_dtype(weight.name, weight.dtype)
+
+
+def all_finite(values: FloatArray) -> bool:
+    """Return whether a 1-D contiguous array holds neither NaN nor Inf; allocates next to nothing."""
+    for i in range(0, len(values), PIECE):
+        piece = values[i : i + PIECE]
+        # The sum of squares is finite only if all values are. Large values overflow it: then look closely.
+        if not math.isfinite(piece.dot(piece)) and not np.isfinite(piece).all():
+            return False
+    return True
+
+
+def check_rows(where: str, x: FloatArray, start: int) -> None:
+    """Raise `NonFiniteError` if the rows of a block (n, d) hold NaN or Inf.
+
+    Rows of weight zero must be finite too: kernels multiply by the weight, and 0 * NaN is NaN.
+    """
+    with np.errstate(all="ignore"):
+        if all_finite(x.reshape(-1)):
+            return
+    bad = ~np.isfinite(x)
+    row, column = np.unravel_index(int(bad.argmax()), x.shape)
+    count = int(np.count_nonzero(bad))
+    raise NonFiniteError(
+        f"{where}: {count:,} non-finite value{'s' * (count > 1)}, first in row {start + int(row):,}, "
+        f"column {int(column)}. Drop those rows, or impute them before fitting."
+    )
+
+
+def check_weight(where: str, weight: NDArray[np.float64], start: int) -> None:
+    """Raise unless all weights of a block (n,) are finite and >= 0."""
+    if weight.min() >= 0 and weight.max() < np.inf:  # false for NaN
+        return
+    bad = ~((weight >= 0) & (weight < np.inf))
+    row = int(bad.argmax())
+    kind = InputError if np.isfinite(weight).all() else NonFiniteError
+    raise kind(
+        f"{where}: {int(np.count_nonzero(bad)):,} sample weights are negative or not finite, first in row "
+        f"{start + row:,} ({weight[row]}). Give numbers >= 0, and 0 to rows that should not count."
+    )

@@ -1,0 +1,106 @@
+"""Cutting the rows of a store into blocks.
+
+The cut depends on the store's own pieces and on the memory limit, never on threads, so that the same store
+gives the same sums to the last bit on any machine. Reading blocks is in `streamem.sources.streaming`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from streamem.errors import MemoryLimitError
+
+__all__ = ["MAX_PIECES", "TARGET_BYTES", "block_edges", "target_rows"]
+
+TARGET_BYTES = 16 * 2**20
+"""Decoded rows that small chunks are joined up to: long enough to read at full speed."""
+MIN_ROWS, MIN_BLOCKS = 4096, 32
+"""Blocks are the units of parallel work: small stores are cut finer, into MIN_BLOCKS of at least MIN_ROWS."""
+MAX_PIECES = 8
+"""A chunk that does not fit is cut into at most so many blocks, as each decodes all of it again."""
+
+Cost = Callable[[int, int], int]
+"""Peak bytes of loading rows ``start:stop``."""
+
+
+def target_rows(n_samples: int, row_bytes: int, memory_limit: int | None) -> int:
+    """Return the number of rows that blocks should not exceed.
+
+    Examples
+    --------
+    >>> target_rows(10**9, row_bytes=256, memory_limit=2**30)
+    65536
+    >>> target_rows(10_000, row_bytes=256, memory_limit=2**30)
+    4096
+    """
+    room = TARGET_BYTES if memory_limit is None else min(TARGET_BYTES, memory_limit // 32)
+    return max(1, min(room // row_bytes, max(MIN_ROWS, -(-n_samples // MIN_BLOCKS))))
+
+
+def block_edges(
+    name: str,
+    n_samples: int,
+    grids: Sequence[Sequence[int]],
+    rows: int,
+    cost: Cost,
+    memory_limit: int | None,
+) -> tuple[int, ...]:
+    """Return the rows where blocks begin, and n_samples at the end.
+
+    Whole pieces of the coarsest grid are joined up to ``rows`` rows; a piece that is longer is cut along the
+    finer grids, and a finest piece (a chunk) stays whole unless loading it exceeds the limit. Then it is cut
+    into the fewest parts that fit: every part decodes the whole chunk again and only its output is smaller,
+    so that cutting earlier would cost more time than it saves memory.
+
+    Raises
+    ------
+    MemoryLimitError
+        A chunk does not fit even when it is loaded in `MAX_PIECES` parts.
+
+    Examples
+    --------
+    >>> block_edges("x", 25, [range(0, 25, 10), range(0, 25, 2)], 20, lambda start, stop: stop - start, None)
+    (0, 20, 25)
+    >>> block_edges("x", 25, [range(0, 25, 10), range(0, 25, 2)], 6, lambda start, stop: stop - start, None)
+    (0, 6, 10, 16, 20, 25)
+    """
+    edges = [0]
+    while edges[-1] < n_samples:
+        edges.append(_next_edge(edges[-1], n_samples, grids, rows))
+    if memory_limit is None:
+        return tuple(edges)
+    starts = [cut for a, b in pairwise(edges) for cut in _fitting_cuts(name, a, b, cost, memory_limit)]
+    return (*starts, n_samples)
+
+
+def _next_edge(start: int, n_samples: int, grids: Sequence[Sequence[int]], rows: int) -> int:
+    """Return the furthest coarse edge within reach, else the furthest finer one, else the chunk's end."""
+    if start + rows >= n_samples:
+        return n_samples
+    for grid in grids:
+        edge = grid[bisect_right(grid, start + rows) - 1]
+        if edge > start:
+            return edge
+    after = bisect_right(grids[-1], start)
+    return grids[-1][after] if after < len(grids[-1]) else n_samples
+
+
+def _fitting_cuts(name: str, start: int, stop: int, cost: Cost, limit: int) -> Sequence[int]:
+    """Return where to cut rows start:stop, into as few parts as fit the limit."""
+    most = min(MAX_PIECES, stop - start)
+    for pieces in range(1, most + 1):
+        size = -(-(stop - start) // pieces)
+        if cost(start, start + size) <= limit:
+            return range(start, stop, size)
+    smallest = cost(start, start + -(-(stop - start) // most))
+    raise MemoryLimitError(
+        f"{name}: reading rows {start:,}-{stop:,}, stored as one chunk, needs {_mebibytes(smallest)} even in "
+        f"{most} parts (in one: {_mebibytes(cost(start, stop))}); memory_limit is {_mebibytes(limit)}. "
+        "Raise memory_limit, or store the array in chunks of fewer rows."
+    )
+
+
+def _mebibytes(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.4g} MiB"

@@ -1,0 +1,150 @@
+"""The one source: rows and weights behind two array handles, cut into blocks that read, convert and check.
+
+How a store is read is in its own file (an `ArrayHandle`); where blocks begin is decided in `planning`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.errors import SourceError, StreamEMError
+from streamem.protocols import Buffer, Rows
+from streamem.sources.checking import check_rows, check_shape, check_weight, check_weights, row_dtype
+from streamem.sources.handles import ArrayHandle
+from streamem.sources.planning import block_edges, target_rows
+from streamem.sources.reading import peak_bytes, read_floats, scratch_bytes
+
+__all__ = ["ArrayBlock", "ArraySource", "open_source"]
+
+FLOAT64 = np.dtype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """Rows and weights of stored arrays, cut into blocks."""
+
+    x: ArrayHandle
+    """(n, d) rows as stored."""
+    weight: ArrayHandle | None
+    """(n,) sample weights as stored; None where every row weighs 1."""
+    dtype: np.dtype[Any]
+    """float32 or float64: what rows are converted to."""
+    edges: tuple[int, ...]
+    """First row of each block, and n_samples at the end."""
+    block_bytes: int
+    """Bytes that the largest load needs at its peak, decoding included."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the store."""
+        return self.x.name
+
+    @property
+    def n_samples(self) -> int:
+        """Rows in the store."""
+        return self.x.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """Columns in the store."""
+        return self.x.shape[1]
+
+    def blocks(self) -> tuple[ArrayBlock, ...]:
+        """Return all blocks, in row order."""
+        return tuple(
+            ArrayBlock(i, start, stop, self.x, self.weight, self.dtype)
+            for i, (start, stop) in enumerate(pairwise(self.edges))
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayBlock:
+    """A run of rows of stored arrays, read when it is loaded."""
+
+    index: int
+    """Position in the source."""
+    start: int
+    """First row."""
+    stop: int
+    """One past the last row."""
+    x: ArrayHandle
+    """(n, d) rows as stored."""
+    weight: ArrayHandle | None
+    """(n,) sample weights as stored; None where every row weighs 1."""
+    dtype: np.dtype[Any]
+    """float32 or float64: what rows are converted to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with what these rows need: where the file is, or the rows if they are in memory."""
+        weight = None if self.weight is None else self.weight.portable(self.start, self.stop)
+        x = self.x.portable(self.start, self.stop)
+        return ArrayBlock, (self.index, self.start, self.stop, x, weight, self.dtype)
+
+    def __str__(self) -> str:
+        return f"Block {self.index} (rows {self.start:,}-{self.stop:,} of {self.x.name})"
+
+    def load(self, buffer: Buffer | None = None) -> Rows:
+        """Read the rows and their weights, convert them, and check that they are finite.
+
+        Rows in memory that are contiguous floats already are returned as a view.
+
+        Raises
+        ------
+        SourceError
+            The store could not be read.
+        NonFiniteError, InputError
+            NaN or Inf among the rows; weights that are negative or not finite.
+        """
+        n = self.stop - self.start
+        x_bytes = scratch_bytes(self.x, n, self.dtype)
+        weight_bytes = 0 if self.weight is None else scratch_bytes(self.weight, n, FLOAT64)
+        memory = (buffer or Buffer()).take((x_bytes + weight_bytes,), np.dtype(np.uint8))
+        x = self._read(self.x, self.dtype, memory[:x_bytes])
+        check_rows(str(self), x, self.start)
+        if self.weight is None:
+            return Rows(x, None, self.start)
+        weight = self._read(self.weight, FLOAT64, memory[x_bytes:])
+        check_weight(str(self), weight, self.start)
+        return Rows(x, weight, self.start)
+
+    def _read(self, array: ArrayHandle, dtype: np.dtype[Any], memory: NDArray[np.uint8]) -> NDArray[Any]:
+        """Read one array, and say which block failed if it cannot be read."""
+        try:
+            return read_floats(array, self.start, self.stop, dtype, memory)
+        except (StreamEMError, MemoryError):
+            raise
+        except Exception as error:
+            raise SourceError(
+                f"{self}: {array.name} could not be read ({type(error).__name__}: {error}). "
+                "Check that the store is complete and reachable, then run again."
+            ) from error
+
+
+def open_source(x: ArrayHandle, weight: ArrayHandle | None, memory_limit: int | None) -> ArraySource:
+    """Check shapes and dtypes, cut the rows into blocks, and return the source.
+
+    Raises
+    ------
+    InputError
+        The arrays are not an (n, d) table of real numbers and its (n,) weights.
+    MemoryLimitError
+        One load needs more than the limit.
+    """
+    check_shape(x)
+    dtype = row_dtype(x.name, x.dtype)
+    if weight is not None:
+        check_weights(weight, x.shape[0])
+
+    def cost(start: int, stop: int) -> int:
+        weight_bytes = 0 if weight is None else peak_bytes(weight, start, stop, FLOAT64)
+        return peak_bytes(x, start, stop, dtype) + weight_bytes
+
+    n_samples, n_features = x.shape
+    rows = target_rows(n_samples, n_features * dtype.itemsize, memory_limit)
+    edges = block_edges(x.name, n_samples, x.row_grids, rows, cost, memory_limit)
+    return ArraySource(x, weight, dtype, edges, max(cost(a, b) for a, b in pairwise(edges)))

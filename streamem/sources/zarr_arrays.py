@@ -1,0 +1,205 @@
+"""Arrays in zarr stores: v2 and v3, sharded or not, local or behind a URL.
+
+Rows are decoded into the reused buffer. Blocks follow shards and chunks, see `streamem.sources.planning`. A
+chunk that was never written reads as the fill value without an error: such chunks are counted on opening.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.buffer import cpu
+from zarr.storage import MemoryStore, ZipStore
+
+from streamem.errors import InputError, SourceError
+from streamem.sources.handles import ArrayHandle
+from streamem.sources.memory_arrays import MemoryArray
+
+__all__ = ["ZarrArray", "from_zarr", "open_zarr"]
+
+logger = logging.getLogger("streamem")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZarrArray:
+    """An array in a zarr store."""
+
+    name: str
+    """What messages call it."""
+    array: zarr.Array[Any]
+    """The open array; pickles as its location and metadata."""
+    row_grids: tuple[Sequence[int], ...]
+    """First rows of shards, where there are any, and of chunks."""
+    decoded_row_bytes: int
+    """Bytes of one row of whole chunks, those that overhang the last column included."""
+    copies: int
+    """How often decoded bytes exist while a chunk is decoded; 1 if what is stored is used as it is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n,) or (n, d)."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+        return np.dtype(self.array.dtype)
+
+    @property
+    def memory(self) -> None:
+        """The decoded array is not in memory."""
+        return
+
+    def read_bytes(self, start: int, stop: int) -> int:
+        """Bytes of all chunks that these rows touch, compressed and decoded."""
+        grid = self.row_grids[-1]
+        first, last = bisect_right(grid, start) - 1, bisect_left(grid, stop)
+        if isinstance(grid, range):
+            rows = (last - first) * grid.step  # the last chunk is stored at full size
+        else:
+            rows = (grid[last] if last < len(grid) else self.shape[0]) - grid[first]
+        return self.copies * rows * self.decoded_row_bytes
+
+    def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
+        """Decode rows ``start:stop`` into ``out``."""
+        assert out is not None
+        selection = (slice(start, stop), *(slice(None) for _ in self.shape[1:]))
+        target = cpu.NDBuffer.from_numpy_array(out)
+        self.array.get_basic_selection(selection, out=target, prototype=cpu.buffer_prototype)
+        return out
+
+    def portable(self, start: int, stop: int) -> ArrayHandle:
+        """Return the handle itself, or the rows where the store lives in this process."""
+        if not _is_in_process(self.array.store):
+            return self
+        rows = self.read(start, stop, np.empty((stop - start, *self.shape[1:]), self.dtype))
+        return MemoryArray(self.name, self.shape, rows, start)
+
+
+def open_zarr(location: str, storage_options: Mapping[str, Any] | None) -> zarr.Array[Any] | zarr.Group:
+    """Open a path or URL for reading."""
+    options = None if storage_options is None else dict(storage_options)
+    try:
+        store = ZipStore(location, mode="r") if _is_zip_file(location) else location
+        return zarr.open(store, mode="r", storage_options=options)
+    except ImportError as error:
+        raise InputError(
+            f"{location}: reading this URL needs a package that is missing ({error}). Install it."
+        ) from error
+    except Exception as error:
+        raise SourceError(
+            f"{location}: cannot be opened as zarr ({type(error).__name__}: {error}). "
+            "Check the path, and that it is a zarr array or group."
+        ) from error
+
+
+def from_zarr(node: Any, name: str | None, missing_chunks: str) -> ZarrArray:
+    """Return a handle of an array, or of the only array of a group."""
+    name = str(node.store_path) if name is None else name
+    array, name = _only_array(node, name) if isinstance(node, zarr.Group) else (node, name)
+    if len(array.shape) == 2:
+        _warn_of_split_columns(array, name)
+    if missing_chunks != "ignore" and array.size:
+        _report_missing_chunks(array, name, raises=missing_chunks == "raise")
+    grids, column_overhang = _row_grids(array)
+    row_bytes = np.dtype(array.dtype).itemsize * column_overhang
+    encoded = bool(array.compressors or array.filters) or len(grids) > 1
+    return ZarrArray(name, array, grids, row_bytes, 2 if encoded else 1)
+
+
+def _only_array(group: zarr.Group, name: str) -> tuple[zarr.Array[Any], str]:
+    """Return the one array of a group and its name, or list the choice."""
+    members = group.members(max_depth=None)
+    arrays = [(path, node) for path, node in members if isinstance(node, zarr.Array)]
+    if len(arrays) == 1:
+        return arrays[0][1], f"{name}/{arrays[0][0]}"
+    if not arrays:
+        raise InputError(f"{name}: this zarr group holds no array. Give the path of one.")
+    listing = ", ".join(
+        f"{path} {node.shape}" for path, node in sorted(arrays, key=lambda item: item[0])[:20]
+    )
+    raise InputError(
+        f"{name}: this zarr group holds {len(arrays)} arrays: {listing}. "
+        f"Give one of them, e.g. {name}/{arrays[0][0]}."
+    )
+
+
+def _row_grids(array: zarr.Array[Any]) -> tuple[tuple[Sequence[int], ...], int]:
+    """Return the first rows of shards and chunks, and the columns that whole chunks hold."""
+    if not array.shape:
+        return (), 1
+    columns = array.shape[1:]
+    try:
+        shapes = [shape for shape in (array.shards, array.chunks) if shape is not None]
+    except NotImplementedError:  # chunks of varying size (zarr >= 3.3)
+        sizes: Any = array
+        grids = [sizes.write_chunk_sizes[0], sizes.read_chunk_sizes[0]]
+        return tuple(tuple(accumulate(rows[:-1], initial=0)) for rows in grids), math.prod(columns)
+    whole = math.prod(-(-n // c) * c for n, c in zip(columns, shapes[-1][1:], strict=True) if c)
+    return tuple(range(0, array.shape[0], max(1, shape[0])) for shape in shapes), whole
+
+
+def _warn_of_split_columns(array: zarr.Array[Any], name: str) -> None:
+    """Say what it costs that a row is spread over several chunks."""
+    try:
+        stored = array.shards or array.chunks
+    except NotImplementedError:
+        return
+    if stored[1] < array.shape[1]:
+        warnings.warn(
+            f"{name}: columns are split over {-(-array.shape[1] // stored[1])} chunks of shape {stored}, so "
+            "every block collects its rows from all of them. Chunks that hold whole rows read faster.",
+            stacklevel=5,
+        )
+
+
+def _report_missing_chunks(array: zarr.Array[Any], name: str, *, raises: bool) -> None:
+    """Warn of chunks that the store does not hold, or raise."""
+    try:
+        missing, total, what = _count_missing(array)
+    except Exception as error:  # stores that cannot be listed, e.g. over http
+        logger.info("%s: cannot tell whether chunks are missing (%s)", name, error)
+        return
+    if not missing:
+        return
+    message = (
+        f"{name}: {missing:,} of {total:,} {what} were never written and read as the fill value "
+        f"{array.fill_value}. That is as it should be where the data hold nothing else, since zarr leaves "
+        f"such {what} out (write_empty_chunks=False); otherwise the array is incomplete. "
+        'Pass missing_chunks="ignore" if it is complete, "raise" to be stopped.'
+    )
+    if raises:
+        raise SourceError(message)
+    warnings.warn(message, stacklevel=5)
+
+
+def _count_missing(array: zarr.Array[Any]) -> tuple[int, int, str]:
+    """Return how many stored objects are missing, of how many, and what they are."""
+    shards = array.shards
+    if shards is None:
+        return array.nchunks - array.nchunks_initialized, array.nchunks, "chunks"
+    total = math.prod(-(-n // rows) for n, rows in zip(array.shape, shards, strict=True))
+    chunks_per_shard = math.prod(s // c for s, c in zip(shards, array.chunks, strict=True))
+    return total - array.nchunks_initialized // chunks_per_shard, total, "shards"
+
+
+def _is_zip_file(location: str) -> bool:
+    return "://" not in location and location.lower().endswith(".zip")
+
+
+def _is_in_process(store: Any) -> bool:
+    """Whether other processes cannot see what a store holds."""
+    protocol = getattr(getattr(store, "fs", None), "protocol", ())
+    return isinstance(store, MemoryStore) or "memory" in (
+        (protocol,) if isinstance(protocol, str) else protocol
+    )

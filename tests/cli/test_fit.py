@@ -1,0 +1,143 @@
+import json
+
+import numpy as np
+import pytest
+
+import streamem as sem
+
+
+def test_fit__writes_the_model_that_the_library_would(run, data, rows):
+    result = run("fit", data, "-k", 2, "--seed", 3, "-o", "m.npz")
+    assert (result.exit_code, result.stdout) == (0, "")
+    saved, direct = sem.load("m.npz"), sem.GaussianMixture(2, random_state=3).fit(rows)
+    assert np.array_equal(saved.means_, direct.means_)
+    assert np.array_equal(saved.covariances_, direct.covariances_)
+
+
+def test_fit__tells_humans_how_it_went(run, data):
+    text = run("fit", data, "-k", 2).stderr
+    assert "Pass 1" in text
+    assert "Converged" in text
+    assert "0.6667" in text
+    assert "model.npz" in text
+
+
+def test_fit__quiet_leaves_the_result_only(run, data):
+    text = run("fit", data, "-k", 2, "-q").stderr
+    assert "Pass 1" not in text
+    assert "Converged" in text
+
+
+def test_fit__json_has_the_result_with_all_digits(run_json, data, rows):
+    code, document = run_json("fit", data, "-k", 2)
+    direct = sem.GaussianMixture(2, random_state=0).fit(rows)
+    assert code == 0
+    assert document["means"] == direct.means_.tolist()
+    assert document["weights"] == direct.weights_.tolist()
+    assert document["bic"] == direct.bic()
+    assert document["status"] == "converged" and document["converged"] is True
+    assert [entry["log_likelihood"] for entry in document["history"]] == direct.lower_bounds_
+    assert document["history"][0]["remaining_gain"] is None  # unknown, not Infinity
+    assert (document["n_samples"], document["n_features"]) == (600, 2)
+
+
+def test_fit__progress_stays_on_stderr_with_json(run, data):
+    result = run("fit", data, "-k", 2, "--json")
+    assert "Pass 1" in result.stderr
+    assert json.loads(result.stdout)["command"] == "fit"
+
+
+def test_fit__that_does_not_converge_returns_3_and_writes_the_model(run_json, data, tmp_path):
+    code, document = run_json("fit", data, "-k", 5, "--max-iter", 2)
+    assert code == 3
+    assert document["status"] == "max_iter" and document["converged"] is False
+    assert sem.load(tmp_path / "model.npz").weights_.shape == (5,)
+
+
+@pytest.mark.parametrize(
+    "kind, shape", [("full", (2, 2, 2)), ("tied", (2, 2)), ("diag", (2, 2)), ("spherical", (2,))]
+)
+def test_fit__covariance_has_the_type_asked_for(run, data, kind, shape):
+    assert run("fit", data, "-k", 2, "--covariance", kind).exit_code == 0
+    saved = sem.load("model.npz")
+    assert (saved.covariance_type, saved.covariances_.shape) == (kind, shape)
+
+
+def test_fit__weights_count(run, data):
+    np.save("w.npy", np.r_[np.zeros(200), np.ones(400)])
+    assert run("fit", data, "-k", 1, "--weights", "w.npy").exit_code == 0
+    assert sem.load("model.npz").means_[0] == pytest.approx([5, 5], abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "option, value, name, expected",
+    [
+        ("--tol", "0.25", "tol", 0.25),
+        ("--n-init", "3", "n_init", 3),
+        ("--init", "random_from_data", "init_params", "random_from_data"),
+        ("--reg-covar", "0.5", "reg_covar", 0.5),
+        ("--sample-size", "500", "sample_size", 500),
+        ("--acceleration", "none", "acceleration", "none"),
+        ("--memory-limit", "64MiB", "memory_limit", 64 * 2**20),
+        ("--max-iter", "50", "max_iter", 50),
+        ("--seed", "9", "random_state", 9),
+    ],
+)
+def test_fit__options_reach_the_estimator(run, data, option, value, name, expected):
+    assert run("fit", data, "-k", 2, option, value).exit_code in (0, 3)
+    assert getattr(sem.load("model.npz"), name) == expected
+
+
+def test_fit__scheduler_reaches_the_pass(run, data):
+    assert run("fit", data, "-k", 2, "--scheduler", "synchronous").exit_code == 0
+    assert run("fit", data, "-k", 2, "--scheduler", "carrier-pigeon", "--overwrite").exit_code == 2
+
+
+def test_fit__replaces_a_model_only_when_told_and_refuses_before_reading(run, tmp_path, data):
+    (tmp_path / "model.npz").write_bytes(b"precious")
+    assert run("fit", "no such data", "-k", 2).exit_code == 2
+    assert (tmp_path / "model.npz").read_bytes() == b"precious"
+    assert run("fit", data, "-k", 2, "--overwrite").exit_code == 0
+    assert sem.load("model.npz").n_components == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, code, word",
+    [
+        (("no-such.zarr", "-k", 2), 4, "no-such.zarr"),
+        (("rows.npy", "-k", 2, "-o", "nowhere/m.npz"), 4, "nowhere"),
+        (("nan.npy", "-k", 2), 2, "non-finite"),
+        (("rows.npy", "-k", 2, "--memory-limit", 10), 5, "memory_limit"),
+        (("rows.npy",), 2, "components"),
+        (("rows.npy", "-k", 0), 2, "0"),
+        (("rows.npy", "-k", 2, "--memory-limit", "lots"), 2, "2GB"),
+        (("rows.npy", "-k", 2, "--reg-covar", "some"), 2, "auto"),
+        (("rows.npy", "-k", 2, "--init", "magic"), 2, "magic"),
+    ],
+)
+def test_fit__failures_have_their_codes_and_leave_no_model(run, data, tmp_path, arguments, code, word):
+    bad = np.ones((50, 2))
+    bad[7, 1] = np.nan
+    np.save(tmp_path / "nan.npy", bad)
+    result = run("fit", *arguments)
+    assert result.exit_code == code
+    assert word in result.stderr
+    assert list(tmp_path.glob("m*.npz")) == []
+
+
+def test_fit__interrupted_after_a_pass_saves_what_it_has_and_returns_130(run, data, monkeypatch):
+    from streamem.cli.meter import Meter
+    from streamem.convergence import PassStarted
+
+    take = Meter.take
+
+    def interrupting(self, event):
+        if isinstance(event, PassStarted) and event.phase == "em" and event.index == 2:
+            raise KeyboardInterrupt
+        return take(self, event)
+
+    monkeypatch.setattr(Meter, "take", interrupting)
+    result = run("fit", data, "-k", 6, "--acceleration", "none")
+    assert result.exit_code == 130
+    assert "Interrupted" in result.stderr
+    assert sem.load("model.npz").n_iter_ == 2

@@ -1,0 +1,135 @@
+"""The formulas, written as they read: the only oracle of all tests. Slow and float64 throughout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def full_cholesky(covariance_type, covariances, n_components, n_features):
+    """(k, d, d) Cholesky factors of any covariance type's covariances."""
+    d = n_features
+    if covariance_type == "full":
+        matrices = covariances
+    elif covariance_type == "tied":
+        matrices = [covariances] * n_components
+    elif covariance_type == "diag":
+        matrices = [np.diag(c) for c in covariances]
+    elif covariance_type == "spherical":
+        matrices = [c * np.eye(d) for c in covariances]
+    else:
+        raise ValueError(covariance_type)
+    return np.array([np.linalg.cholesky(m) for m in matrices]).reshape(n_components, d, d)
+
+
+def whitened(x, means, choleskys):
+    """(n, k, d) y = L⁻¹(x - μ)."""
+    x = np.asarray(x, dtype=np.float64)
+    n, d = x.shape
+    y = np.empty((n, len(means), d))
+    for k, (mean, cholesky) in enumerate(zip(means, choleskys, strict=True)):
+        y[:, k] = np.linalg.solve(cholesky, (x - mean).T).T
+    return y
+
+
+def log_joint(x, weights, means, choleskys):
+    """(n, k) log π_k N(x; μ_k, L_k L_kᵀ)."""
+    d = x.shape[1]
+    y = whitened(x, means, choleskys)
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(weights)
+    log_det = np.array([2 * np.log(np.diag(c)).sum() for c in choleskys])
+    return log_weights - 0.5 * (d * np.log(2 * np.pi) + log_det + (y**2).sum(axis=2))
+
+
+def log_sum_exp(log_terms):
+    """(n,) log Σ_k exp(log_terms)."""
+    out = np.full(len(log_terms), -np.inf)
+    for i, row in enumerate(log_terms):
+        top = max(row, default=-np.inf)
+        if top > -np.inf:
+            out[i] = top + np.log(np.exp(row - top).sum())
+    return out
+
+
+def score_samples(x, weights, means, choleskys):
+    """(n,) log Σ_k π_k N(x; μ_k, Σ_k)."""
+    return log_sum_exp(log_joint(x, weights, means, choleskys))
+
+
+def responsibilities(x, weights, means, choleskys):
+    """(n, k) p(z = k | x)."""
+    joint = log_joint(x, weights, means, choleskys)
+    total = log_sum_exp(joint)
+    resp = np.zeros_like(joint)
+    possible = total > -np.inf
+    resp[possible] = np.exp(joint[possible] - total[possible, None])
+    return resp
+
+
+def x_log_x(r):
+    """R log r, with 0 log 0 = 0."""
+    return np.where(r > 0, r * np.log(np.where(r > 0, r, 1.0)), 0.0)
+
+
+def statistics(covariance_type, x, sample_weight, weights, means, choleskys, resp=None):
+    """(log_likelihood, entropy, Σ w r, Σ w r y, Σ w r y yᵀ in the form of the covariance type)."""
+    w = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    keep = w > 0
+    x, w = np.asarray(x, dtype=np.float64)[keep], w[keep]
+    joint = log_joint(x, weights, means, choleskys)
+    if resp is None:
+        r = responsibilities(x, weights, means, choleskys)
+        log_likelihood = (w * log_sum_exp(joint)).sum()
+    else:
+        r = resp[keep]
+        log_likelihood = (w[:, None] * (np.where(r > 0, r * np.where(r > 0, joint, 0.0), 0.0) - x_log_x(r))).sum()
+    entropy = -(w[:, None] * x_log_x(r)).sum()
+    y = whitened(x, means, choleskys)
+    n, k, d = y.shape
+    sum_w, sum_wy, sum_wyy = np.zeros(k), np.zeros((k, d)), np.zeros((k, d, d))
+    for i in range(n):
+        for c in range(k):
+            if r[i, c] > 0:
+                sum_w[c] += w[i] * r[i, c]
+                sum_wy[c] += w[i] * r[i, c] * y[i, c]
+                sum_wyy[c] += w[i] * r[i, c] * np.outer(y[i, c], y[i, c])
+    return log_likelihood, entropy, sum_w, sum_wy, in_form_of(covariance_type, sum_wyy)
+
+
+def in_form_of(covariance_type, matrices):
+    """What a covariance type keeps of (k, d, d) second moments."""
+    if covariance_type == "full":
+        return matrices
+    if covariance_type == "tied":
+        return matrices.sum(axis=0)
+    diagonals = np.array([np.diag(m) for m in matrices]).reshape(matrices.shape[:2])
+    return diagonals if covariance_type == "diag" else diagonals.sum(axis=1)
+
+
+def moments(x, weight, shift):
+    """(Σ w, min, max, Σ w (x - shift), Σ w (x - shift)(x - shift)ᵀ) over rows with a weight."""
+    w = np.ones(len(x)) if weight is None else np.asarray(weight)
+    x, w = np.asarray(x, dtype=np.float64)[w > 0], w[w > 0]
+    diff = x - shift
+    minimum = x.min(axis=0, initial=np.inf)
+    maximum = x.max(axis=0, initial=-np.inf)
+    return w.sum(), minimum, maximum, (w[:, None] * diff).sum(axis=0), np.einsum("n,ni,nj->ij", w, diff, diff)
+
+
+def squared_distances(x, centers, scale):
+    """(n, k) squared distances in scaled columns."""
+    x = np.asarray(x, dtype=np.float64)
+    return np.array([[(((row - c) * scale) ** 2).sum() for c in centers] for row in x]).reshape(len(x), len(centers))
+
+
+def split_mix_64(index, seed):
+    """The hash of one row, in Python's unbounded integers."""
+    mask, golden = 2**64 - 1, 0x9E3779B97F4A7C15
+
+    def mix(z):
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return z ^ (z >> 31)
+
+    key = mix((seed + golden) & mask)
+    return mix(mix((index * golden + key) & mask) ^ key)
