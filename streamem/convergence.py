@@ -90,11 +90,13 @@ class FitResult(Generic[P]):
     """One entry per pass."""
     stats: Any = None
     """Statistics of the last pass that was accepted: likelihood, entropy and weight come from here."""
+    model: Any = None
+    """The model that was fitted, with what it took from the first pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassStarted:
-    """A pass begins. ``phase`` is "sample" for the first reading and "em" afterwards."""
+    """A pass begins. ``phase`` is "sample", "em", "score" or "predict"."""
 
     phase: str
     index: int
@@ -113,7 +115,7 @@ class PassProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassEnded:
-    """A pass is complete; ``record`` is None for the sampling pass. Return True to end the fit."""
+    """A pass is complete; ``record`` is None unless its phase is "em". Return True to end the fit."""
 
     phase: str
     index: int

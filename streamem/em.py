@@ -47,6 +47,8 @@ __all__ = ["iterate"]
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
+ROUNDING = 1e-9  # relative; what ill-conditioned rows can do to a mean of log-densities
+
 
 def iterate(
     model: Model[P, S],
@@ -126,8 +128,8 @@ class _Reached(Generic[P, S]):
 def _better(
     best: _Reached[P, S] | None, reached: _Reached[P, S], ascends: bool
 ) -> tuple[_Reached[P, S], bool]:
-    """Return the better of two, and whether the new one fell by more than rounding."""
-    if best is None or not ascends or reached.objective >= best.objective - rounding(best.objective):
+    """Return the better of two, and whether the new one fell."""
+    if best is None or not ascends or reached.objective >= best.objective:
         return reached, False
     return best, True
 
@@ -141,8 +143,9 @@ def _judge(
             f"First pass: the objective is {best.objective}, so some row is impossible under the starting "
             "parameters. Start from other parameters, or look for rows of absurd magnitude."
         )
-    if fell:
-        return Status.CONVERGED if best.objective - reached.objective <= tol else Status.FELL
+    if fell:  # exact arithmetic never falls: a fall this small is rounding, larger than what is left to gain
+        noise = max(tol, ROUNDING * max(1.0, abs(best.objective)))
+        return Status.CONVERGED if best.objective - reached.objective <= noise else Status.FELL
     return Status.CONVERGED if remaining <= max(tol, rounding(reached.objective)) else None
 
 

@@ -1,8 +1,8 @@
 """Where EM starts: responsibilities for the rows of a sample in memory.
 
-Seeding is hard assignment to centres: k-means++ with a few Lloyd steps by default. Distances are taken in
-units of each column's standard deviation, so that units do not matter. A model turns responsibilities into
-parameters with its own M-step.
+Seeding is hard assignment to centres: k-means from more k-means++ seeds than needed, by default. Distances
+are taken in units of each column's standard deviation, so that units do not matter. A model turns
+responsibilities into parameters with its own M-step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ __all__ = ["METHODS", "responsibilities", "seeding_rows"]
 
 METHODS = ("kmeans", "k-means++", "random", "random_from_data")
 LLOYD_STEPS = 8
-RESTARTS = 5
+OVERSEEDING = 4
+MOST_CENTERS = 512
 
 Array = NDArray[np.float64]
 
@@ -44,7 +45,7 @@ def responsibilities(
     Parameters
     ----------
     start
-        ``"kmeans"``: k-means++ seeds, then Lloyd steps, best of several restarts; ``"k-means++"``: the seeds
+        ``"kmeans"``: k-means++ seeds, more than needed, merged, then Lloyd steps; ``"k-means++"``: the seeds
         alone; ``"random_from_data"``: rows drawn at random as centres; ``"random"``: random numbers; or an
         array of labels (n,) or responsibilities (n, k).
     centers
@@ -68,7 +69,8 @@ def responsibilities(
     elif start == "random_from_data":
         labels = kmeans.assign(rows.x, _random_centers(rows, n_components, rng), scale)
     elif start == "k-means++":
-        labels = kmeans.assign(rows.x, _plus_plus(rows, n_components, scale, rng), scale)
+        trials = 2 + int(np.log(n_components))
+        labels = kmeans.assign(rows.x, _plus_plus(rows, n_components, scale, rng, trials), scale)
     else:
         labels = _kmeans(rows, n_components, scale, rng)
     return _one_hot(labels, n_components)
@@ -122,17 +124,17 @@ def _random_centers(rows: Rows, k: int, rng: np.random.Generator) -> Array:
     )
 
 
-def _plus_plus(rows: Rows, k: int, scale: Array, rng: np.random.Generator) -> Array:
-    """Return k-means++ centres (k, d), each the best of a few draws (Arthur & Vassilvitskii 2007)."""
+def _plus_plus(rows: Rows, k: int, scale: Array, rng: np.random.Generator, trials: int) -> Array:
+    """Return k-means++ centres (k, d), each the best of ``trials`` draws (Arthur & Vassilvitskii 2007)."""
     x = rows.x
     weight = np.ones(len(x)) if rows.weight is None else rows.weight
     chosen = [int(rng.choice(len(x), p=_probabilities(weight)))]
     closest = np.full(len(x), np.inf)
     kmeans.min_squared_distance_update(x, x[chosen[0]].astype(np.float64), scale, closest)
     for _ in range(1, k):
-        trials = rng.choice(len(x), size=2 + int(np.log(k)), p=_probabilities(weight * closest))
+        drawn = rng.choice(len(x), size=trials, p=_probabilities(weight * closest))
         reached = []
-        for row in np.unique(trials):
+        for row in np.unique(drawn):
             candidate = closest.copy()
             kmeans.min_squared_distance_update(x, x[row].astype(np.float64), scale, candidate)
             reached.append((float(weight @ candidate), int(row), candidate))
@@ -142,29 +144,63 @@ def _plus_plus(rows: Rows, k: int, scale: Array, rng: np.random.Generator) -> Ar
 
 
 def _kmeans(rows: Rows, k: int, scale: Array, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the labels of the best of several k-means runs on the rows."""
-    runs = [_lloyd(rows, _plus_plus(rows, k, scale, rng), scale) for _ in range(RESTARTS if k > 1 else 1)]
-    return min(runs, key=lambda run: run[0])[1]
+    """Return k-means labels from more centres than asked for, merged to k by Ward's criterion.
+
+    Seeding k centres directly often puts two into one cluster and one between two others, and neither Lloyd
+    nor EM gets out of that. With several centres in each cluster no cluster is missed, and those of one
+    cluster find each other (after the two-round EM of Dasgupta & Schulman 2007).
+    """
+    many = min(OVERSEEDING * k, max(k, MOST_CENTERS), len(rows.x))
+    if many > k > 1:
+        seeds, mass = _lloyd(rows, _plus_plus(rows, many, scale, rng, trials=1), scale)
+        centers = _ward(seeds[mass > 0], mass[mass > 0], scale, k)
+    else:
+        centers = _plus_plus(rows, k, scale, rng, trials=1)
+    centers, _ = _lloyd(rows, centers, scale)
+    return kmeans.assign(rows.x, centers, scale)
 
 
-def _lloyd(rows: Rows, centers: Array, scale: Array) -> tuple[float, NDArray[np.int64]]:
-    """Return inertia and labels after a few Lloyd steps; an emptied centre stays where it was."""
+def _ward(centers: Array, mass: Array, scale: Array, k: int) -> Array:
+    """Merge the two centres that add the least scatter, n_a n_b/(n_a + n_b) ‖c_a − c_b‖², until k are left."""
+    origin = centers[0]
+    scaled = (centers - origin) * scale
+    costs = _merge_costs(scaled[:, None] - scaled, mass[:, None], mass)
+    np.fill_diagonal(costs, np.inf)
+    for _ in range(len(centers) - k):
+        a, b = np.unravel_index(np.argmin(costs), costs.shape)
+        share = mass[b] / (mass[a] + mass[b])
+        scaled[a] += share * (scaled[b] - scaled[a])
+        centers[a] += share * (centers[b] - centers[a])
+        mass[a] += mass[b]
+        costs[a] = costs[:, a] = _merge_costs(scaled - scaled[a], mass, mass[a]) + np.where(
+            np.isinf(costs[a]), np.inf, 0.0
+        )
+        costs[b] = costs[:, b] = costs[a, a] = np.inf
+        mass[b] = 0.0
+    return centers[mass > 0]
+
+
+def _merge_costs(difference: Array, mass: Array, other: Array) -> Array:
+    return np.asarray(mass * other / (mass + other) * (difference**2).sum(axis=-1))
+
+
+def _lloyd(rows: Rows, centers: Array, scale: Array) -> tuple[Array, Array]:
+    """Return centres (k, d) and their total weight (k,) after a few Lloyd steps; an empty one stays put."""
     x = rows.x
     weight = np.ones(len(x)) if rows.weight is None else rows.weight
     origin = x[0].astype(np.float64)
-    labels = kmeans.assign(x, centers, scale)
+    previous = None
     for _ in range(LLOYD_STEPS):
-        mass = np.bincount(labels, weight, len(centers))
-        sums = np.stack(
-            [np.bincount(labels, weight * (x[:, j] - origin[j]), len(centers)) for j in range(x.shape[1])],
-            axis=1,
-        )
-        occupied = mass > 0
-        centers = np.where(occupied[:, None], origin + sums / np.where(occupied, mass, 1)[:, None], centers)
-        previous, labels = labels, kmeans.assign(x, centers, scale)
-        if np.array_equal(previous, labels):
+        labels = kmeans.assign(x, centers, scale)
+        if previous is not None and np.array_equal(previous, labels):
             break
-    inertia = sum(
-        float(weight @ (((x[:, j] - centers[labels, j]) * scale[j]) ** 2)) for j in range(x.shape[1])
-    )
-    return inertia, labels
+        previous = labels
+        mass = np.bincount(labels, weight, len(centers)).astype(np.float64)
+        columns = [
+            np.bincount(labels, weight * (column - start), len(centers))
+            for column, start in zip(x.T, origin, strict=True)
+        ]
+        occupied = mass > 0
+        means = origin + np.stack(columns, axis=1) / np.where(occupied, mass, 1.0)[:, None]
+        centers = np.where(occupied[:, None], means, centers)
+    return centers, mass

@@ -78,7 +78,7 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
         If the file is missing, not ours, written by a newer schema, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(arrays.pop(HEADER).tobytes())
     except FileNotFoundError:

@@ -156,7 +156,9 @@ class Model(Protocol[P, S]):
     More is used where a model has it: ``log_prior(params, stats) -> float`` (nats, added to the
     log-likelihood to form the objective that EM ascends), ``diagnose(params, stats)`` (a sequence of
     `streamem.convergence.Event` for the history), ``n_components`` and ``n_parameters(n_features)`` (to size
-    the sample), and ``ascends = False`` where the M-step maximises nothing and the objective may fall.
+    the sample), ``informed_by(summary) -> Model`` (to take hyper-parameters from the first pass; with
+    ``uninformed`` True even where starting parameters are given), and ``ascends = False`` where the M-step
+    maximises nothing and the objective may fall.
     """
 
     def init(self, sample: Rows, rng: np.random.Generator) -> P:

@@ -82,7 +82,9 @@ def statistics(covariance_type, x, sample_weight, weights, means, choleskys, res
         log_likelihood = (w * log_sum_exp(joint)).sum()
     else:
         r = resp[keep]
-        log_likelihood = (w[:, None] * (np.where(r > 0, r * np.where(r > 0, joint, 0.0), 0.0) - x_log_x(r))).sum()
+        log_likelihood = (
+            w[:, None] * (np.where(r > 0, r * np.where(r > 0, joint, 0.0), 0.0) - x_log_x(r))
+        ).sum()
     entropy = -(w[:, None] * x_log_x(r)).sum()
     y = whitened(x, means, choleskys)
     n, k, d = y.shape
@@ -119,7 +121,9 @@ def moments(x, weight, shift):
 def squared_distances(x, centers, scale):
     """(n, k) squared distances in scaled columns."""
     x = np.asarray(x, dtype=np.float64)
-    return np.array([[(((row - c) * scale) ** 2).sum() for c in centers] for row in x]).reshape(len(x), len(centers))
+    return np.array([[(((row - c) * scale) ** 2).sum() for c in centers] for row in x]).reshape(
+        len(x), len(centers)
+    )
 
 
 def split_mix_64(index, seed):

@@ -118,9 +118,9 @@ def load_model(path: Path, memory_limit: int | None = None) -> Any:
     ModelFileError
         If the file is missing, not ours, too new, or damaged.
     """
-    import streamem
+    from streamem.estimators import load
 
-    estimator = streamem.load(path)
+    estimator = load(path)
     if memory_limit is not None:
         estimator.memory_limit = memory_limit
     return estimator

@@ -86,8 +86,9 @@ class Command(click.Command):
 
 def _tell(error: BaseException, as_json: bool) -> None:
     """Write an expected failure: a line for humans and, if asked for, a document for machines."""
-    message = str(error) or ("Interrupted." if isinstance(error, KeyboardInterrupt) else repr(error))
-    note(f"Error: {message}")
+    interrupted = isinstance(error, KeyboardInterrupt)
+    message = str(error) or ("Interrupted." if interrupted else repr(error))
+    note(message if interrupted else f"Error: {message}")
     if as_json:
         failure = {"kind": type(error).__name__, "message": message, "exit_code": int(exit_code(error))}
         emit({"error": failure}, "", as_json)

@@ -119,6 +119,7 @@ def _document(options: dict[str, Any], estimator: Any, seconds: float) -> dict[s
         "model": str(options["output"].absolute()),
         "n_components": options["n_components"],
         "covariance_type": options["covariance_type"],
+        "n_samples": estimator.result_.stats.n_samples,
         "n_features": estimator.n_features_in_,
         **fit_summary(estimator.result_),
         "bic": estimator.bic(),

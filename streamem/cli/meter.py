@@ -88,17 +88,10 @@ class Meter:
         self.current, self.done = None, 0
         n_samples, n_bytes = (started.n_samples, started.n_bytes) if started else (0, 0)
         if event.record is None:
-            return [f"{title:<8} {_timing(n_samples, n_bytes, seconds)}"]
+            return [_line(title, n_samples, n_bytes, seconds)]
         self.records.append(event.record)
-        return [
-            self._summary(title, n_samples, event.record),
-            *(f"  {e.message}" for e in event.record.events),
-        ]
-
-    def _summary(self, title: str, n_samples: int, record: PassRecord) -> str:
-        timing = _timing(n_samples, record.bytes_read, record.seconds)
-        gain = _gain(record, self.tol)
-        return f"{title:<8} {timing}  log-lik/row {record.log_likelihood:.6f}  gain left {gain}"
+        timing = _line(title, n_samples, event.record.bytes_read, event.record.seconds)
+        return [f"{timing}  log-lik/row {event.record.log_likelihood:.6f}  left {_gain(event.record)}"]
 
     def _title(self) -> str:
         if self.current is None:
@@ -124,13 +117,16 @@ class Meter:
         parts = []
         if self.records:
             last = self.records[-1]
-            parts = [f"log-lik/row {last.log_likelihood:.6f}", f"gain left {_gain(last, self.tol)}"]
+            parts = [f"log-lik/row {last.log_likelihood:.6f}", f"gain left {_gain(last)}{self._goal()}"]
         elif self.max_iter is not None:
             parts = [f"at most {self.max_iter} passes"]
         elapsed, left = self.clock() - self._first if self._first is not None else 0.0, self._seconds_left()
         return " · ".join(
             [*parts, duration(elapsed) + ("" if left is None else f" + ~{duration(left)} left")]
         )
+
+    def _goal(self) -> str:
+        return "" if self.tol is None else f" (tol {self.tol:.0e})"
 
     def _seconds_left(self) -> float | None:
         """Return seconds until convergence, if the gains go on shrinking as they did; None if unknown."""
@@ -172,14 +168,13 @@ def _announcement(event: PassStarted) -> str:
     return f"{verb} {event.n_samples:,} rows, {format_bytes(event.n_bytes)}"
 
 
-def _gain(record: PassRecord, tol: float | None) -> str:
-    gain = f"{record.remaining_gain:.1e}" if math.isfinite(record.remaining_gain) else "unknown"
-    return gain if tol is None else f"{gain} (tol {tol:.0e})"
+def _gain(record: PassRecord) -> str:
+    return f"{record.remaining_gain:.1e}" if math.isfinite(record.remaining_gain) else "unknown"
 
 
-def _timing(n_samples: int, n_bytes: float, seconds: float) -> str:
-    return f"{seconds:6.1f} s  {_rates(n_samples, n_bytes, max(seconds, 1e-9))}"
+def _line(title: str, n_samples: int, n_bytes: float, seconds: float) -> str:
+    return f"{title:<8} {seconds:5.1f} s {_rates(n_samples, n_bytes, max(seconds, 1e-9))}"
 
 
 def _rates(n_samples: float, n_bytes: float, seconds: float) -> str:
-    return f"{n_samples / seconds / 1e6:6.2f} M rows/s  {n_bytes / seconds / 1e9:5.2f} GB/s"
+    return f"{n_samples / seconds / 1e6:5.2f} M rows/s {n_bytes / seconds / 1e9:4.2f} GB/s"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ def emit(document: Mapping[str, object], text: str, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """Write a line for humans to stderr."""
-    click.echo(text, err=True)
+    """Write a line for humans to stderr, above a live display if there is one."""
+    click.echo(text, file=sys.stderr)  # err=True would reach round the display, to the terminal behind it
 
 
 def plain(value: Any) -> Any:

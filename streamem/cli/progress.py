@@ -73,8 +73,8 @@ def _draw(view: View) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
-    bar = ProgressBar(total=1.0, completed=view.fraction)
-    grid.add_row(Text(view.title), bar, Text(f"{view.fraction:4.0%} {view.figures}"))
+    bar = ProgressBar(total=1.0, completed=view.fraction, pulse=not view.fraction)
+    grid.add_row(Text(view.title), bar, Text(f"{view.fraction:4.0%} {view.figures}" if view.fraction else ""))
     return Group(grid, Text(view.state, style="dim", no_wrap=True, overflow="ellipsis"))
 
 

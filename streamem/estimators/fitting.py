@@ -76,7 +76,7 @@ def open_rows(
     callbacks: Iterable[Callback] = (),
 ) -> Iterator[RowData]:
     """Open data and a scheduler for it."""
-    limit = parse_bytes(memory_limit)
+    limit = _limit(memory_limit)
     source = as_source(x, sample_weight, memory_limit=limit)
     with open_scheduler(scheduler, client, source=source, memory_limit=limit) as where:
         yield RowData(source, where, tuple(callbacks))
@@ -189,11 +189,14 @@ def fit(
         client=client,
         callbacks=(functools.partial(_log_pass, logging.INFO if verbose else logging.DEBUG), *callbacks),
     ) as data:
+        if params is None or getattr(model, "uninformed", False):
+            capacity = sample_rows(model, data.source, sample_size, _limit(memory_limit))
+            summary = summarize_rows(data, capacity, int(rng.integers(2**63)))
+            model = model.informed_by(summary) if hasattr(model, "informed_by") else model
         run = functools.partial(_iterate, model, tol=tol, max_iter=max_iter)
         if params is not None:
             return run(data, params)
-        capacity = sample_rows(model, data.source, sample_size, parse_bytes(memory_limit))
-        sample = summarize_rows(data, capacity, int(rng.integers(2**63))).sample
+        sample = summary.sample
         starts = _starts(model, sample, n_init, rng)
         if acceleration == "none":
             return max(
@@ -205,7 +208,7 @@ def fit(
 def _iterate(model: Model[P, S], data: RowData, params: P, *, tol: float, max_iter: int) -> FitResult[P]:
     """Run EM over all rows of ``data``."""
     passes = iter(range(max_iter))
-    return em.iterate(
+    result = em.iterate(
         model,
         lambda params: data.one_pass(functools.partial(model.e_step, params), "em", next(passes)),
         params,
@@ -214,6 +217,7 @@ def _iterate(model: Model[P, S], data: RowData, params: P, *, tol: float, max_it
         bytes_per_pass=data.bytes_per_pass,
         notify=data.notify,
     )
+    return replace(result, model=model)
 
 
 def _starts(model: Model[P, S], sample: Sample, n_init: int, rng: np.random.Generator) -> Iterator[P]:
@@ -279,6 +283,14 @@ def as_generator(random_state: Any) -> np.random.Generator:
     if isinstance(random_state, np.random.RandomState):
         random_state = random_state.randint(2**31)
     return np.random.default_rng(random_state)
+
+
+def _limit(memory_limit: int | str | None) -> int | None:
+    """Return the memory limit in bytes."""
+    try:
+        return parse_bytes(memory_limit)
+    except InputError as error:
+        raise InputError(f"memory_limit: {error}") from None
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

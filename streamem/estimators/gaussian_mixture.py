@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +20,7 @@ from streamem.errors import InputError
 from streamem.estimators.fitting import as_generator
 from streamem.estimators.mixture import MixtureEstimator
 from streamem.initialization import METHODS
-from streamem.models.covariance import COVARIANCES, Array
+from streamem.models.covariance import COVARIANCES, Array, CovariancePrior
 from streamem.models.gaussian_mixture import GaussianMixtureModel, GaussianMixtureParams, GaussianMixtureStats
 from streamem.persistence import Archive, write_archive
 
@@ -132,7 +133,7 @@ class GaussianMixture(MixtureEstimator):
         self.memory_limit = memory_limit
         self.callbacks = callbacks
 
-    def _model(self) -> GaussianMixtureModel:
+    def _model(self, fitted: bool = True) -> GaussianMixtureModel:
         _check(self)
         start = self.init_params
         return GaussianMixtureModel(
@@ -143,6 +144,7 @@ class GaussianMixture(MixtureEstimator):
             self.weights_init,
             self.means_init,
             self.precisions_init,
+            self.model_.prior if fitted and hasattr(self, "model_") else None,
         )
 
     @property
@@ -224,6 +226,9 @@ class GaussianMixture(MixtureEstimator):
                 "reference_cholesky": reference.cholesky,
                 "reference_weights": reference.weights,
             }
+        prior = getattr(self._model(), "prior", None)
+        if prior is not None:
+            arrays |= {"prior_scale": prior.scale, "prior_floor": prior.floor}
         header = {"settings": settings, "converged": bool(getattr(self, "converged_", False))}
         return write_archive(path, Archive(type(self).__name__, header, arrays))
 
@@ -247,6 +252,9 @@ class GaussianMixture(MixtureEstimator):
             }
             stats = GaussianMixtureStats(params("reference_"), **fields)
         self._adopt(params(""), stats)
+        if "prior_scale" in arrays:
+            prior = CovariancePrior(arrays["prior_scale"], arrays["prior_floor"])
+            self.model_ = replace(self._model(), prior=prior)
         self.converged_ = archive.header["converged"]
         self.lower_bounds_ = arrays["lower_bounds"].tolist()
         self.n_iter_ = len(self.lower_bounds_)

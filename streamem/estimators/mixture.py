@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.convergence import Callback, PassProgress, PassStarted, Status
+from streamem.convergence import Callback, PassEnded, PassProgress, PassStarted, Status
 from streamem.errors import ConvergenceWarning, InputError, NotFittedError
 from streamem.estimators.fitting import RowData, fit, open_rows
 from streamem.estimators.parameters import Parameterised
@@ -40,10 +40,11 @@ class MixtureEstimator(Parameterised):
     memory_limit: int | str | None
     callbacks: Iterable[Callback]
     params_: Any
+    model_: Any
     stats_: Any
 
-    def _model(self) -> Any:
-        """Return the model that the settings mean, checked."""
+    def _model(self, fitted: bool = True) -> Any:
+        """Return the model that the settings mean, checked; ``fitted`` with what it took from the rows."""
         raise TypeError(f"{type(self).__name__} names no model.")
 
     def fit(
@@ -78,8 +79,8 @@ class MixtureEstimator(Parameterised):
         InputError, NonFiniteError, SourceError, MemoryLimitError
             If settings or data cannot be used.
         """
-        model = self._model()
         warm = self.warm_start and hasattr(self, "params_")
+        model = self._model(fitted=warm)
         result = fit(
             model,
             X,
@@ -99,6 +100,7 @@ class MixtureEstimator(Parameterised):
         )
         self.result_ = result
         self._adopt(result.params, result.stats)
+        self.model_ = result.model
         self.converged_ = result.status is Status.CONVERGED
         self.n_iter_ = len(result.history)
         self.lower_bounds_ = [record.log_likelihood for record in result.history]
@@ -165,7 +167,9 @@ class MixtureEstimator(Parameterised):
                     data.scheduler,
                     lambda rows: data.notify(PassProgress("predict", 0, rows)),
                 )
-                return sink.commit()
+                result = sink.commit()
+            data.notify(PassEnded("predict", 0))
+            return result
 
     def score(self, X: Any, y: None = None, *, sample_weight: Any = None, **where: Any) -> float:
         """Return the mean log-likelihood per unit weight of the rows, in nats."""
@@ -187,7 +191,9 @@ class MixtureEstimator(Parameterised):
         """
         e_step = functools.partial(self._model().e_step, self._fitted())
         with self._open(X, sample_weight, scheduler, client, callbacks) as data:
-            return data.one_pass(e_step, "score", 0)
+            stats = data.one_pass(e_step, "score", 0)
+            data.notify(PassEnded("score", 0))
+            return stats
 
     def update(self, stats: Any) -> Self:
         """Take one M-step from statistics that `summarize` made, and return the estimator."""

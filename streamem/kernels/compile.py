@@ -65,7 +65,10 @@ def kernel(function: Any = None, *, inline: bool = False, fastmath: Collection[s
     if inline:
         options["forceinline"] = True
     with _numba_cache_in(directory):
-        dispatcher = numba.njit(**options)(function)
+        try:
+            dispatcher = numba.njit(**options)(function)
+        except RuntimeError:  # no file to compare with: numba has nowhere to keep it
+            dispatcher = numba.njit(**{**options, "cache": False})(function)
     if not inline:
         _entries.add(dispatcher)
     return dispatcher

@@ -9,14 +9,36 @@ from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import FullGaussian
-from streamem.kernels.products import add_gram, gram_blocks, gram_matrix, whiten_strip
-from streamem.kernels.simd import add_sums, load, multiply_add, splat, square_root, store, where_positive, zero
-from streamem.kernels.tiles import Tile, add_moments, aligned_zeros, implements, log_joint, padded
+from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
+from streamem.kernels.simd import (
+    add_sums,
+    load,
+    multiply_add,
+    splat,
+    square_root,
+    store,
+    where_positive,
+    zero,
+)
+from streamem.kernels.tiles import (
+    add_moments,
+    aligned_zeros,
+    implements,
+    likeliest,
+    log_joint,
+    notable_log_joint,
+    padded,
+    padded_to,
+    rows_per_strip,
+)
 
 __all__ = ["FullComponents", "full_components", "full_sums"]
 
 KEPT_BYTES = 1 << 22
 """Keep whitened rows of all components between the two halves of a tile's work as long as they fit this."""
+
+
+EVERY_ROW = -1
 
 
 class FullComponents(NamedTuple):
@@ -36,6 +58,16 @@ class FullComponents(NamedTuple):
     """A tile of whitened rows times the square roots of their weights."""
     root: NDArray[Any]
     """(rows,) square roots of weighted responsibilities."""
+    count: NDArray[np.int64]
+    """(k,) rows chosen for each component, or EVERY_ROW."""
+    chosen: NDArray[np.int64]
+    """(k, rows) the chosen rows' places in the tile; y is in this order."""
+    chosen_resp: NDArray[Any]
+    """(rows,) their weighted responsibilities."""
+    guess: NDArray[np.int64]
+    """(rows,) what is likely the likeliest component."""
+    patience: NDArray[np.int64]
+    """(3,) tiles to go before choosing is tried again, tiles to wait after the next failure, rows seen so far."""
     sum_wy: NDArray[np.float64]
     """(k, padded d / 4, 8) sums of even and odd vectors."""
     sum_wyy: NDArray[np.float64]
@@ -48,27 +80,26 @@ def full_components(family: FullGaussian, n_rows: int, dtype: Any) -> FullCompon
     p = padded(d)
     kept = k if k * p * n_rows * np.dtype(dtype).itemsize <= KEPT_BYTES else 1
     return FullComponents(
-        means=_padded_to(family.means, (k, p), dtype),
-        whitening=_padded_to(family.whitening, (k, p, p), dtype),
+        means=padded_to(family.means, (k, p), dtype),
+        whitening=padded_to(family.whitening, (k, p, p), dtype),
         log_const=family.log_const,
-        difference=aligned_zeros((32, p), dtype),
+        difference=aligned_zeros(p * STRIP_BYTES // np.dtype(dtype).itemsize, dtype),
         y=aligned_zeros((kept, p * n_rows), dtype),
         z=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
+        count=np.full(k, EVERY_ROW),
+        chosen=np.zeros((k, n_rows), np.int64),
+        chosen_resp=aligned_zeros(n_rows, dtype),
+        guess=np.zeros(n_rows, np.int64),
+        patience=np.array([0, 1, 0]),
         sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((k, gram_blocks(p), 8), np.float64),
     )
 
 
-def _padded_to(array: NDArray[np.float64], shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    if array.shape == shape and array.dtype == dtype and array.flags.c_contiguous:
-        return array
-    out = np.zeros(shape, dtype)
-    out[tuple(slice(n) for n in array.shape)] = array
-    return out
-
-
-def full_sums(family: FullGaussian, components: FullComponents) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def full_sums(
+    family: FullGaussian, components: FullComponents
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_wy (k, d) and sum_wyy (k, d, d)."""
     k, d = family.means.shape
     return unpaired(components.sum_wy, d), gram_matrix(components.sum_wyy, d)
@@ -83,28 +114,27 @@ def unpaired(sums: NDArray[np.float64], n_features: int) -> NDArray[np.float64]:
 @kernel(inline=True)
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write log-joints, and whitened rows to y. O(k d² / 2) multiply-adds per row."""
+    components.count[:] = EVERY_ROW
     for c in range(len(components.means)):
-        _whiten(components, tile, c, n_strips)
+        whiten(components, tile, c, components.means.shape[1], n_strips, tile.resp[c])
 
 
 @kernel(inline=True)
-def _whiten(components, tile, c, n_strips):  # type: ignore[no-untyped-def]
-    """Write ``y = L_c⁻¹ (x - μ_c)`` and ``log_const - ‖y‖² / 2``."""
-    x, difference, resp = tile.x, components.difference, tile.resp
+def whiten(components, tile, c, n_written, n_strips, joint):  # type: ignore[no-untyped-def]
+    """Write n_written features of ``y = L_c⁻¹ (x - μ_c)``, and ``log_const - ‖y‖² / 2`` over them."""
+    x, difference = tile.x, components.difference
     n_features = components.means.shape[1]
-    half = splat(resp.dtype.type(-0.5))
-    const = splat(resp.dtype.type(components.log_const[c]))
+    half = splat(x.dtype.type(-0.5))
+    const = splat(x.dtype.type(components.log_const[c]))
     y = components.y[c if len(components.y) > 1 else 0]
-    joint = resp[c]
-    triangle = components.whitening[c]
-    mean = components.means[c]
+    triangle, mean = components.whitening[c], components.means[c]
     for s in range(n_strips):
         strip = 2 * s * n_features
-        for j in range(n_features):
+        for j in range(n_written):
             m = splat(mean[j])
             store(difference, 2 * j, load(x, strip + 2 * j) - m)
             store(difference, 2 * j + 1, load(x, strip + 2 * j + 1) - m)
-        q0, q1 = whiten_strip(triangle, difference, 0, y, strip, 0, zero(x), zero(x))
+        q0, q1 = whiten_strip(triangle, n_written, difference, 0, y, strip)
         store(joint, 2 * s, multiply_add(half, q0, const))
         store(joint, 2 * s + 1, multiply_add(half, q1, const))
 
@@ -113,11 +143,23 @@ def _whiten(components, tile, c, n_strips):  # type: ignore[no-untyped-def]
 @kernel(inline=True)
 def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r y`` and ``Σ w r y yᵀ``. O(k d² / 2) multiply-adds per row."""
-    n_features = components.means.shape[1]
+    n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
     for c in range(len(components.means)):
+        held, resp = components.count[c], tile.resp[c]
         y = components.y[c if len(components.y) > 1 else 0]
-        weigh(tile.resp[c], y, n_features, n_strips, components.root, components.z, components.sum_wy[c])
-        add_gram(components.z, n_features, n_strips, components.sum_wyy[c], 0)
+        if held == 0:
+            continue
+        strips = n_strips if held == EVERY_ROW else -(-held // lanes)
+        if len(components.y) < len(components.means):
+            if held == EVERY_ROW:
+                whiten(components, tile, c, n_features, n_strips, components.root)
+            else:
+                whiten_chosen(components, tile, c, 0, components.root)
+        if held != EVERY_ROW:
+            resp = components.chosen_resp
+            gather(tile.resp[c], components.chosen[c], held, strips * lanes, resp)
+        weigh(resp, y, n_features, strips, components.root, components.z, components.sum_wy[c])
+        add_gram(components.z, n_features, strips, components.sum_wyy[c], 0)
 
 
 @kernel(inline=True)
@@ -148,3 +190,99 @@ def weigh(resp, y, n_features, n_strips, root, z, sum_wy):  # type: ignore[no-un
             store(z, at + 7, z1)
             d0, d1 = multiply_add(r0, z0, d0), multiply_add(r1, z1, d1)
         add_sums(sum_wy, i // 4, a0, a1, b0, b1, c0, c1, d0, d1)
+
+
+TRIED_FEATURES = 8
+"""Features after which a component that cannot matter to a row is left."""
+TRIED_FROM = 16
+"""Features from which on that may pay."""
+
+
+@implements(notable_log_joint, FullComponents)
+@kernel(inline=True)
+def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Write log-joints where they matter to a sum, and -inf elsewhere; whitened rows of the former to y.
+
+    Squared distances over a few features bound those over all. The component that looks likeliest then is worked out
+    for each row; what is out of reach of it by so much that ``w r`` would vanish in its sum is left out. Where few
+    are, every row of the following tiles is worked out for all.
+    """
+    k, n_features = components.means.shape
+    patience, held = components.patience, n_strips * rows_per_strip(tile.x)
+    patience[2] += held
+    if n_features < TRIED_FROM or k < 4 or patience[0] > 0:
+        patience[0] -= 1
+        log_joint(components, tile, n_strips)
+        return
+    for c in range(k):
+        whiten(components, tile, c, TRIED_FEATURES, n_strips, tile.resp[c])
+    likeliest(tile, held, components.guess)
+    components.count[:] = 0
+    for t in range(held):
+        _choose(components, components.guess[t], t)
+    for c in range(k):
+        whiten_chosen(components, tile, c, 0, tile.resp[c])
+    for t in range(held):  # the least that a log-joint must be, but for what depends on the component
+        tile.total[t] = tile.resp[components.guess[t], t] - np.log(max(tile.weight[t], 1e-300))
+    n_chosen = 0
+    for c in range(k):
+        already = components.count[c]
+        _choose_notable(components, tile, c, held)
+        n_chosen += components.count[c]
+        if n_chosen * 3 > held * k:
+            patience[0] = patience[1]
+            patience[1] = min(2 * patience[1], 64)
+            log_joint(components, tile, n_strips)
+            return
+        whiten_chosen(components, tile, c, already, tile.resp[c])
+    patience[1] = 1
+
+
+@kernel(inline=True)
+def _choose(components, c, t):  # type: ignore[no-untyped-def]
+    components.chosen[c, components.count[c]] = t
+    components.count[c] += 1
+
+
+@kernel(inline=True)
+def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def]
+    """Choose rows where w r of component c may exceed 2⁻⁶⁴ of its mean so far; log-joints of others become -inf."""
+    least = np.log(tile.sum_w[c] / components.patience[2]) - 64.0 * np.log(2.0)
+    resp, guess = tile.resp[c], components.guess
+    for t in range(n_rows):
+        if guess[t] != c:
+            if resp[t] > tile.total[t] + least:
+                _choose(components, c, t)
+            else:
+                resp[t] = -np.inf
+
+
+@kernel(inline=True)
+def whiten_chosen(components, tile, c, start, joint):  # type: ignore[no-untyped-def]
+    """Write ``y = L_c⁻¹ (x - μ_c)`` of chosen rows, from number `start` or a little before, and their log-joints."""
+    n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
+    x, difference, mean = tile.x, components.difference, components.means[c]
+    y = components.y[c if len(components.y) > 1 else 0]
+    chosen, held = components.chosen[c], components.count[c]
+    half = splat(x.dtype.type(-0.5))
+    const = splat(x.dtype.type(components.log_const[c]))
+    for s in range(start // lanes, -(-held // lanes)):
+        for lane in range(lanes):
+            t = chosen[min(s * lanes + lane, held - 1)]
+            row = t // lanes * lanes * n_features + t % lanes
+            for j in range(n_features):
+                difference[j * lanes + lane] = x[row + j * lanes] - mean[j]
+        q0, q1 = whiten_strip(components.whitening[c], n_features, difference, 0, y, 2 * s * n_features)
+        store(components.chosen_resp, 0, multiply_add(half, q0, const))
+        store(components.chosen_resp, 1, multiply_add(half, q1, const))
+        for lane in range(min(lanes, held - s * lanes)):
+            joint[chosen[s * lanes + lane]] = components.chosen_resp[lane]
+
+
+@kernel(inline=True)
+def gather(values, places, n_places, n_written, out):  # type: ignore[no-untyped-def]
+    """Write the values at n_places places to out, and zeros up to n_written."""
+    for t in range(n_places):
+        out[t] = values[places[t]]
+    for t in range(n_places, n_written):
+        out[t] = 0.0

@@ -1,4 +1,8 @@
-"""The E-step of a Gaussian mixture: responsibilities by log-sum-exp, and the sums that the M-step needs."""
+"""The E-step of a Gaussian mixture: responsibilities by log-sum-exp, and the sums that determine the M-step.
+
+One loop over tiles serves all covariance types; numba compiles it once for each, and for each dtype. Nothing of
+the size of the rows is allocated, but what is asked for.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,38 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.gaussian import DiagGaussian, FullGaussian, GaussianFamily, TiedGaussian
+from streamem.kernels.diagonal import diagonal_components, diagonal_sums, tile_units
+from streamem.kernels.full import full_components, full_sums
+from streamem.kernels.gaussian import (
+    DiagGaussian,
+    FullGaussian,
+    GaussianFamily,
+    SphericalGaussian,
+    TiedGaussian,
+)
+from streamem.kernels.products import STRIP_BYTES
+from streamem.kernels.tied import tied_components, tied_sums
+from streamem.kernels.tiles import (
+    Tile,
+    add_moments,
+    fill,
+    given_posterior,
+    likeliest,
+    log_joint,
+    log_total,
+    make_tile,
+    notable_log_joint,
+    posterior,
+    rows_per_strip,
+)
 
 __all__ = ["MixtureSums", "labels", "responsibilities", "score_samples", "statistics"]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Float64Array: TypeAlias = NDArray[np.float64]
+
+TILE_ROW_BYTES = 1024
+"""Bytes of one feature of a tile: 128 rows of float64, 256 of float32."""
 
 
 class MixtureSums(NamedTuple):
@@ -43,130 +73,124 @@ def statistics(
     Parameters
     ----------
     x
-        (n, d) C-contiguous rows; n may be 0.
+        (n, d) C-contiguous float32 or float64; n may be 0.
     weight
-        (n,) sample weights, None where all are 1. A row of weight 0 influences nothing.
+        (n,) sample weights, at least 0; None where all are 1. A row of weight 0 influences nothing.
     family
         The components.
     resp
         (n, k) responsibilities to use instead of the posterior.
     precision
-        float64 (also None) or float32: what tiles are computed in, after centring in float64.
+        What tiles are computed in once rows are centred: float64 (also None) or float32. Sums over tiles are
+        float64 either way.
+
+    Notes
+    -----
+    A row that no component can explain (every log-joint is -inf, if only by overflow) has log-likelihood -inf and
+    adds to no other sum.
     """
-    n, d = x.shape
-    k = len(family.log_const)
-    whitening = _full_whitening(family)
-    w = np.ones(n) if weight is None else weight
-    given = np.empty((0, k)) if resp is None else resp
-    sum_w, sum_wy, sum_wyy = np.zeros(k), np.zeros((k, d)), np.zeros((k, d, d))
+    tile, components = _prepare(family, len(x), precision)
     log_likelihood, entropy = _statistics(
-        x, w, family.center, family.means, whitening, family.log_const, given, resp is not None, sum_w, sum_wy, sum_wyy
+        x,
+        _NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64),
+        _NO_RESP if resp is None else np.ascontiguousarray(resp, np.float64),
+        resp is not None,
+        tile,
+        components,
     )
-    if isinstance(family, TiedGaussian):
-        sum_wyy = sum_wyy.sum(axis=0)
-    elif not isinstance(family, FullGaussian):
-        sum_wyy = np.ascontiguousarray(np.diagonal(sum_wyy, axis1=1, axis2=2))
-        if not isinstance(family, DiagGaussian):
-            sum_wyy = sum_wyy.sum(axis=1)
-    return MixtureSums(log_likelihood, entropy, sum_w, sum_wy, sum_wyy)
+    return MixtureSums(log_likelihood, entropy, tile.sum_w, *_sums(family, components))
 
 
 def score_samples(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> Float64Array:
-    """Return (n,) log densities."""
-    lj = _log_joint(x, family.center, family.means, _full_whitening(family), family.log_const)
-    top = np.maximum(lj.max(axis=1, initial=-np.inf), -1e308)
-    with np.errstate(divide="ignore"):
-        return top + np.log(np.exp(lj - top[:, None]).sum(axis=1))
-
-
-def responsibilities(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> Float64Array:
-    """Return (n, k) posterior probabilities; rows of zeros where every component is impossible."""
-    lj = _log_joint(x, family.center, family.means, _full_whitening(family), family.log_const)
-    e = np.exp(lj - np.maximum(lj.max(axis=1, initial=-np.inf), -1e308)[:, None])
-    return e / np.maximum(e.sum(axis=1), 1e-300)[:, None]
-
-
-def labels(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> NDArray[np.int64]:
-    """Return (n,) the likeliest component of each row."""
-    lj = _log_joint(x, family.center, family.means, _full_whitening(family), family.log_const)
-    return lj.argmax(axis=1)
-
-
-def _full_whitening(family: GaussianFamily) -> Float64Array:
-    k, d = family.means.shape
-    w = family.whitening
-    if isinstance(family, FullGaussian):
-        return w
-    if isinstance(family, TiedGaussian):
-        return np.repeat(w[None], k, axis=0)
-    if isinstance(family, DiagGaussian):
-        return np.ascontiguousarray(w[:, :, None] * np.eye(d))
-    return np.ascontiguousarray(w[:, None, None] * np.eye(d))
-
-
-@kernel
-def _whiten(row, center, means, whitening, log_const, diff, y, lj):  # type: ignore[no-untyped-def]
-    k, d = means.shape
-    for c in range(k):
-        for i in range(d):
-            diff[i] = (row[i] - center[i]) - means[c, i]
-        q = 0.0
-        for i in range(d):
-            s = 0.0
-            for j in range(i + 1):
-                s += whitening[c, i, j] * diff[j]
-            y[c, i] = s
-            q += s * s
-        lj[c] = log_const[c] - 0.5 * q if q < np.inf else -np.inf
-
-
-@kernel
-def _log_joint(x, center, means, whitening, log_const):  # type: ignore[no-untyped-def]
-    n = len(x)
-    k, d = means.shape
-    out = np.empty((n, k))
-    diff = np.empty(d)
-    y = np.empty((k, d))
-    for t in range(n):
-        _whiten(x[t], center, means, whitening, log_const, diff, y, out[t])
+    """Return (n,) log densities ``log Σ_k exp(log_joint)``."""
+    out = np.empty(len(x))
+    _by_row(x, *_prepare(family, len(x), precision), out, _NO_RESP, _NO_LABEL)
     return out
 
 
+def responsibilities(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> Float64Array:
+    """Return (n, k) posterior probabilities; zeros in a row that no component can explain."""
+    out = np.empty((len(x), len(family.log_const)))
+    _by_row(x, *_prepare(family, len(x), precision), _NO_WEIGHT, out, _NO_LABEL)
+    return out
+
+
+def labels(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> NDArray[np.int64]:
+    """Return (n,) the likeliest component of each row; the first of several."""
+    out = np.empty(len(x), np.int64)
+    _by_row(x, *_prepare(family, len(x), precision), _NO_WEIGHT, _NO_RESP, out)
+    return out
+
+
+_NO_LABEL = np.empty(0, np.int64)
+_NO_WEIGHT = np.empty(0)
+_NO_RESP = np.empty((0, 0))
+
+
+def _prepare(family: GaussianFamily, n: int, precision: DTypeLike) -> tuple[Tile, Any]:
+    """Return working memory for at most n rows at a time, and the family in the form of its kernels."""
+    dtype = np.dtype(np.float64 if precision is None else precision)
+    lanes = STRIP_BYTES // dtype.itemsize
+    n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // lanes)) * lanes)
+    k, d = family.means.shape
+    if isinstance(family, DiagGaussian | SphericalGaussian):
+        return make_tile(family.center, tile_units(family), k, n_rows, dtype), diagonal_components(
+            family, dtype
+        )
+    tile = make_tile(family.center, np.ones(d), k, n_rows, dtype)
+    if isinstance(family, FullGaussian):
+        return tile, full_components(family, n_rows, dtype)
+    return tile, tied_components(family, n_rows, dtype)
+
+
+def _sums(family: GaussianFamily, components: Any) -> tuple[Float64Array, Float64Array]:
+    if isinstance(family, FullGaussian):
+        return full_sums(family, components)
+    if isinstance(family, TiedGaussian):
+        return tied_sums(family, components)
+    return diagonal_sums(family, components)
+
+
 @kernel
-def _statistics(x, weight, center, means, whitening, log_const, resp, given, sum_w, sum_wy, sum_wyy):  # type: ignore[no-untyped-def]
-    n = len(x)
-    k, d = means.shape
-    diff = np.empty(d)
-    y = np.empty((k, d))
-    lj = np.empty(k)
-    log_likelihood = 0.0
-    entropy = 0.0
-    for t in range(n):
-        w = weight[t]
-        if w == 0.0:
-            continue
-        _whiten(x[t], center, means, whitening, log_const, diff, y, lj)
-        top = -np.inf
-        for c in range(k):
-            top = max(top, lj[c])
-        total = 0.0
-        if top > -np.inf:
-            for c in range(k):
-                total += np.exp(lj[c] - top)
-        lse = top + np.log(total)
-        if not given:
-            log_likelihood += w * lse
-        for c in range(k):
-            log_r = np.log(resp[t, c]) if given else lj[c] - lse
-            r = resp[t, c] if given else np.exp(log_r)
-            if not r > 0.0:
-                continue
-            entropy -= w * r * log_r
-            if given:
-                log_likelihood += w * r * (lj[c] - log_r)
-            sum_w[c] += w * r
-            for i in range(d):
-                sum_wy[c, i] += w * r * y[c, i]
-                for j in range(d):
-                    sum_wyy[c, i, j] += w * r * y[c, i] * y[c, j]
+def _statistics(x, weight, resp, given, tile, components):  # type: ignore[no-untyped-def]
+    """Return log-likelihood and entropy; add to the sums in tile and components."""
+    log_likelihood = entropy = 0.0
+    lanes = rows_per_strip(tile.x)
+    row = 0
+    while row < len(x):
+        row, held = fill(x, weight, row, tile)
+        n_strips = -(-held // lanes)
+        if given:
+            log_joint(components, tile, n_strips)
+            gained, spread = given_posterior(resp, tile, n_strips)
+        else:
+            notable_log_joint(components, tile, n_strips)
+            gained, spread = posterior(tile, n_strips)
+        log_likelihood += gained
+        entropy += spread
+        add_moments(components, tile, n_strips)
     return log_likelihood, entropy
+
+
+@kernel
+def _by_row(x, tile, components, densities, resp, label):  # type: ignore[no-untyped-def]
+    """Write log densities (n,), posterior probabilities (n, k) and the likeliest components (n,), where not empty."""
+    lanes = rows_per_strip(tile.x)
+    row = 0
+    while row < len(x):
+        first = row
+        row, held = fill(x, tile.weight[:0], row, tile)
+        n_strips = -(-held // lanes)
+        log_joint(components, tile, n_strips)
+        if len(label) > 0:
+            likeliest(tile, held, label[first:row])
+            continue
+        log_total(tile, n_strips)
+        if len(densities) > 0:
+            for t in range(held):
+                densities[first + t] = tile.top[t] + np.log(np.float64(tile.total[t]))
+        else:
+            for t in range(held):
+                scale = 1.0 / tile.total[t] if tile.total[t] > 0.0 else 0.0
+                for c in range(len(tile.resp)):
+                    resp[first + t, c] = tile.resp[c, t] * scale

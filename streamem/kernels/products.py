@@ -19,23 +19,23 @@ STRIP_BYTES = 2 * VECTOR_BYTES
 
 
 @kernel(inline=True)
-def whiten_strip(triangle, x, x_start, y, y_start, first, q0, q1):  # type: ignore[no-untyped-def]
-    """Write ``y = L⁻¹ x`` of one strip; return the two vectors ``q + ‖y‖²`` over the features written.
+def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[no-untyped-def]
+    """Write the first n_features of ``y = L⁻¹ x`` of one strip; return the two vectors ``‖y‖²`` over them.
 
     Parameters
     ----------
     triangle
         (d, d) lower triangular ``L⁻¹``; what lies above the diagonal is not read.
+    n_features
+        Multiple of 4; the remaining features are not touched.
     x, y
         Strips that start at vectors `x_start` and `y_start`.
-    first
-        Multiple of 4: features below it have been written already.
-
     Notes
     -----
     O(d² / 2) multiply-adds per row. Four features by two vectors stay in registers.
     """
-    for i in range(first, len(triangle), 4):
+    q0, q1 = zero(x), zero(x)
+    for i in range(0, n_features, 4):
         a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
         c0, c1, d0, d1 = zero(x), zero(x), zero(x), zero(x)
         for j in range(i):

@@ -8,6 +8,7 @@ results differ between lengths by rounding only.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +22,9 @@ from numba.extending import intrinsic, overload
 __all__ = [
     "VECTOR_BYTES",
     "add_sums",
-    "float_from_bits",
+    "exp",
     "load",
+    "maximum",
     "multiply_add",
     "splat",
     "square_root",
@@ -119,9 +121,7 @@ def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(a)
-        name = f"llvm.fmuladd.v{a.lanes}f{a.dtype.bitwidth}"
-        fmuladd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-        return builder.call(fmuladd, args)
+        return builder.call(_vector_function(builder, "fmuladd", a, ir.FunctionType(kind, [kind] * 3)), args)
 
     return a(a, b, c), codegen
 
@@ -132,22 +132,65 @@ def square_root(typingctx: Any, a: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(a)
-        name = f"llvm.sqrt.v{a.lanes}f{a.dtype.bitwidth}"
-        sqrt = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
-        return builder.call(sqrt, args)
+        return builder.call(_vector_function(builder, "sqrt", a, ir.FunctionType(kind, [kind])), args)
 
     return a(a), codegen
 
 
 @intrinsic
-def float_from_bits(typingctx: Any, bits: Any) -> Any:
-    """Return the float64 (float32) that an int64 (int32) holds the bits of."""
-    scalar = types.float32 if bits.bitwidth == 32 else types.float64
+def exp(typingctx: Any, x: Any) -> Any:
+    """Return exp(x) for x <= 0, without a branch: ``2ⁿ Σ rᵐ / m!`` with ``x = n log 2 + r``, ``|r| <= log 2 / 2``.
+
+    0 where the result would be below the smallest normal number, and for NaN.
+    """
+    double = x.dtype == types.float64
+    lowest, degree, bias, mantissa_bits = (-709.0, 13, 1023, 52) if double else (-88.0, 7, 127, 23)
+    # log 2 in two parts, the first of so few bits that n times it is exact
+    ln2_high, ln2_low = (
+        (0.693147180369123816, 1.90821492927058770e-10) if double else (0.693359375, -2.12194440e-4)
+    )
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(scalar))
+        kind = context.get_value_type(x)
+        integer, wide = (ir.VectorType(ir.IntType(bits), x.lanes) for bits in (32, x.dtype.bitwidth))
 
-    return scalar(bits), codegen
+        def constant(value: float) -> Any:
+            return ir.Constant(kind, [value] * x.lanes)
+
+        def intrinsic_call(name: str, *operands: Any) -> Any:
+            signature = ir.FunctionType(kind, [kind] * len(operands))
+            return builder.call(_vector_function(builder, name, x, signature), operands)
+
+        above = builder.fcmp_ordered(">", args[0], constant(lowest))
+        bounded = builder.select(above, args[0], constant(lowest))
+        n = intrinsic_call(
+            "floor", intrinsic_call("fmuladd", bounded, constant(1 / math.log(2)), constant(0.5))
+        )
+        r = intrinsic_call("fmuladd", n, constant(-ln2_high), bounded)
+        r = intrinsic_call("fmuladd", n, constant(-ln2_low), r)
+        series = constant(1 / math.factorial(degree))
+        for m in range(degree - 1, -1, -1):
+            series = intrinsic_call("fmuladd", series, r, constant(1 / math.factorial(m)))
+        exponent = builder.fptosi(n, integer)
+        if double:
+            exponent = builder.sext(exponent, wide)
+        exponent = builder.add(
+            exponent, ir.Constant(wide, [bias] * x.lanes)
+        )  # at `lowest` this is 0, and so is 2ⁿ
+        power = builder.bitcast(builder.shl(exponent, ir.Constant(wide, [mantissa_bits] * x.lanes)), kind)
+        return builder.fmul(series, power)
+
+    return x(x), codegen
+
+
+@intrinsic
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """Return the larger of a and b; b where a is NaN."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return a(a, b), codegen
 
 
 @intrinsic
@@ -162,7 +205,9 @@ def where_positive(typingctx: Any, condition: Any, value: Any) -> Any:
 
 
 @intrinsic
-def add_sums(typingctx: Any, out: Any, position: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+def add_sums(
+    typingctx: Any, out: Any, position: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any
+) -> Any:
     """Add the lane sums of eight vectors to the eight float64 of ``out[8 * position:]``.
 
     Together they take a third of the shuffles that eight single sums would.
@@ -205,6 +250,11 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
+def _vector_function(builder: Any, name: str, vector: VectorType, signature: Any) -> Any:
+    full_name = f"llvm.{name}.v{vector.lanes}f{vector.dtype.bitwidth}"
+    return cgutils.get_or_insert_function(builder.module, signature, full_name)
+
+
 def _shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
 
@@ -224,5 +274,10 @@ def _register(symbol: Any, instruction: str) -> None:
         return None
 
 
-for _symbol, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     _register(_symbol, _instruction)

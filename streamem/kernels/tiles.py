@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.products import STRIP_BYTES
-from streamem.kernels.simd import float_from_bits
+from streamem.kernels.simd import exp, load, maximum, multiply_add, splat, store, zero
 
 __all__ = [
     "Tile",
@@ -25,11 +25,15 @@ __all__ = [
     "fill",
     "given_posterior",
     "implements",
+    "likeliest",
     "log_joint",
     "log_total",
     "make_tile",
+    "notable_log_joint",
     "padded",
+    "padded_to",
     "posterior",
+    "rows_per_strip",
 ]
 
 
@@ -38,6 +42,8 @@ class Tile(NamedTuple):
 
     center: NDArray[np.float64]
     """(d,) subtracted from each row before it enters the tile."""
+    unit: NDArray[np.float64]
+    """(d,) powers of two that features are then multiplied by."""
     x: NDArray[Any]
     """(strips, padded d, rows per strip), flat: the centred rows; features beyond d are zero."""
     weight: NDArray[np.float64]
@@ -61,9 +67,19 @@ def padded(n_features: int) -> int:
     return -(-n_features // 4) * 4
 
 
-def rows_per_strip(dtype: Any) -> int:
-    """Return how many rows lie side by side."""
-    return STRIP_BYTES // np.dtype(dtype).itemsize
+def padded_to(array: NDArray[np.float64], shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return the array in a dtype, with zeros up to a shape; the array itself where it is so already."""
+    if array.shape == shape and array.dtype == dtype and array.flags.c_contiguous:
+        return array
+    out = np.zeros(shape, dtype)
+    out[tuple(slice(n) for n in array.shape)] = array
+    return out
+
+
+@kernel(inline=True)
+def rows_per_strip(array):  # type: ignore[no-untyped-def]
+    """Return how many rows of the array's dtype lie side by side."""
+    return STRIP_BYTES // array.itemsize
 
 
 def aligned_zeros(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -75,11 +91,14 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return memory[start : start + size].reshape(shape)
 
 
-def make_tile(center: NDArray[np.float64], n_components: int, n_rows: int, dtype: Any) -> Tile:
-    """Allocate a tile for n_rows rows, a multiple of `rows_per_strip`."""
+def make_tile(
+    center: NDArray[np.float64], unit: NDArray[np.float64], n_components: int, n_rows: int, dtype: Any
+) -> Tile:
+    """Allocate a tile for n_rows rows, a multiple of what a strip holds."""
     d = padded(len(center))
     return Tile(
-        center=center,
+        center=np.ascontiguousarray(center, np.float64),
+        unit=np.ascontiguousarray(unit),
         x=aligned_zeros(n_rows * d, dtype),
         weight=aligned_zeros(n_rows, np.float64),
         row=aligned_zeros(n_rows, np.int64),
@@ -93,6 +112,11 @@ def make_tile(center: NDArray[np.float64], n_components: int, n_rows: int, dtype
 
 def log_joint(components: Any, tile: Any, n_strips: int) -> None:
     """Write ``log π_k p_k(x)`` of the tile's rows to ``tile.resp``."""
+    raise NotImplementedError("for compiled code only")
+
+
+def notable_log_joint(components: Any, tile: Any, n_strips: int) -> None:
+    """Write log-joints, or -inf in place of such as cannot change a sum of responsibilities by its rounding."""
     raise NotImplementedError("for compiled code only")
 
 
@@ -120,7 +144,7 @@ def implements(generic: Any, family: type) -> Any:
 def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
     """Bring in rows of x from `start` on, leaving out those of weight 0; return the next row and the rows held."""
     n_features = len(tile.center)
-    lanes = STRIP_BYTES // tile.x.itemsize
+    lanes = rows_per_strip(tile.x)
     stride = len(tile.x) // len(tile.row) * lanes
     count = 0
     while start < len(x) and count < len(tile.row):
@@ -128,7 +152,7 @@ def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
         if w != 0.0:
             first = count // lanes * stride + count % lanes
             for j in range(n_features):
-                tile.x[first + j * lanes] = x[start, j] - tile.center[j]
+                tile.x[first + j * lanes] = (x[start, j] - tile.center[j]) * tile.unit[j]
             tile.weight[count] = w
             tile.row[count] = start
             count += 1
@@ -141,115 +165,62 @@ def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
     return start, count
 
 
-@kernel(inline=True, fastmath={"contract", "nsz"})
-def exp64(x):  # type: ignore[no-untyped-def]
-    """Return exp(x) for x <= 0 without a branch, so that loops over it vectorise: 2ⁿ times a Taylor series."""
-    bounded = x if x > -708.0 else -708.0
-    n = np.floor(bounded * 1.4426950408889634 + 0.5)
-    r = (bounded - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10
-    p = 1.0 / 6227020800.0
-    p = p * r + 1.0 / 479001600.0
-    p = p * r + 1.0 / 39916800.0
-    p = p * r + 1.0 / 3628800.0
-    p = p * r + 1.0 / 362880.0
-    p = p * r + 1.0 / 40320.0
-    p = p * r + 1.0 / 5040.0
-    p = p * r + 1.0 / 720.0
-    p = p * r + 1.0 / 120.0
-    p = p * r + 1.0 / 24.0
-    p = p * r + 1.0 / 6.0
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    power = float_from_bits(np.int64(np.int32(n) + np.int32(1023)) << np.int64(52))
-    return p * power if x > -708.0 else 0.0
-
-
-_LOG2E, _HALF, _ONE, _ZERO = np.float32(1.4426950408889634), np.float32(0.5), np.float32(1), np.float32(0)
-_LN2_HIGH, _LN2_LOW, _LOWEST = np.float32(0.693359375), np.float32(-2.12194440e-4), np.float32(-87)
-_C3, _C4, _C5, _C6, _C7 = (np.float32(1 / f) for f in (6, 24, 120, 720, 5040))
-
-
-@kernel(inline=True, fastmath={"contract", "nsz"})
-def exp32(x):  # type: ignore[no-untyped-def]
-    """Return exp(x) for float32 x <= 0, like `exp64`."""
-    bounded = x if x > _LOWEST else _LOWEST
-    n = np.floor(bounded * _LOG2E + _HALF)
-    r = (bounded - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _C7
-    p = p * r + _C6
-    p = p * r + _C5
-    p = p * r + _C4
-    p = p * r + _C3
-    p = p * r + _HALF
-    p = p * r + _ONE
-    p = p * r + _ONE
-    power = float_from_bits((np.int32(n) + np.int32(127)) << np.int32(23))
-    return p * power if x > _LOWEST else _ZERO
-
-
-def exp(x: Any) -> Any:
-    """Return exp(x), x <= 0."""
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(exp)
-def _exp(x):  # type: ignore[no-untyped-def]
-    return (lambda x: exp32(x)) if x == types.float32 else (lambda x: exp64(x))
-
-
 @kernel(inline=True)
-def log_total(tile, n_rows):  # type: ignore[no-untyped-def]
-    """Write top, total and spread, and ``exp(log_joint - top)`` to resp. O(k) time per row."""
-    top, total, spread = tile.top[:n_rows], tile.total[:n_rows], tile.spread[:n_rows]
-    lowest = top.dtype.type(-np.inf)
-    nothing = top.dtype.type(0)
-    for t in range(n_rows):
-        top[t], total[t], spread[t] = lowest, nothing, nothing
-    for c in range(len(tile.resp)):
-        joint = tile.resp[c, :n_rows]
-        for t in range(n_rows):
-            top[t] = joint[t] if joint[t] > top[t] else top[t]
-    for t in range(n_rows):
-        top[t] = top[t] if top[t] > lowest else nothing
-    for c in range(len(tile.resp)):
-        joint = tile.resp[c, :n_rows]
-        for t in range(n_rows):
-            e = joint[t] - top[t]
-            p = exp(e)
-            joint[t] = p
-            total[t] += p
-            spread[t] += p * e if p > nothing else nothing
+def log_total(tile, n_strips):  # type: ignore[no-untyped-def]
+    """Write top, total and spread, and ``exp(log_joint - top)`` to resp. O(k) time per row.
 
-
-@kernel(inline=True)
-def posterior(tile, n_rows):  # type: ignore[no-untyped-def]
-    """Replace log-joints by ``w r``; return ``Σ w log Σ exp(log_joint)`` and ``-Σ w r log r``.
-
-    NaN (an overflow of both signs) counts as impossible. O(k) time per row.
+    NaN counts as -inf: it is what an overflow of both signs leaves, or -inf less a top of -inf.
     """
-    log_total(tile, n_rows)
+    resp = tile.resp
+    lowest = splat(resp.dtype.type(-np.inf))
+    smallest = splat(resp.dtype.type(-1000.0))
+    for v in range(2 * n_strips):
+        top, total, spread = lowest, zero(resp), zero(resp)
+        for c in range(len(resp)):
+            top = maximum(load(resp[c], v), top)
+        for c in range(len(resp)):
+            e = maximum(load(resp[c], v) - top, smallest)
+            p = exp(e)
+            store(resp[c], v, p)
+            total = total + p
+            spread = multiply_add(p, e, spread)
+        store(tile.top, v, top)
+        store(tile.total, v, total)
+        store(tile.spread, v, spread)
+
+
+@kernel(inline=True)
+def posterior(tile, n_strips):  # type: ignore[no-untyped-def]
+    """Replace log-joints by ``w r``; return ``Σ w log Σ_k exp(log_joint)`` and ``-Σ w r log r``. O(k) time per row."""
+    log_total(tile, n_strips)
     log_likelihood = entropy = 0.0
+    n_rows = n_strips * rows_per_strip(tile.x)
     for t in range(n_rows):
         w, total = tile.weight[t], np.float64(tile.total[t])
         if total > 0.0:
-            log_likelihood += w * (tile.top[t] + np.log(total))
-            entropy += w * (np.log(total) - tile.spread[t] / total)
+            log_of_total = np.log(total)
+            log_likelihood += w * (tile.top[t] + log_of_total)
+            entropy += w * (log_of_total - tile.spread[t] / total)
             tile.total[t] = w / total
         else:
-            log_likelihood = -np.inf
-            tile.total[t] = 0.0
-    _scale_rows(tile, n_rows)
+            log_likelihood -= np.inf if w > 0.0 else 0.0
+    for c in range(len(tile.resp)):
+        resp, scale = tile.resp[c, :n_rows], tile.total[:n_rows]
+        sum_w = scale.dtype.type(0)
+        for t in range(n_rows):
+            resp[t] *= scale[t]
+            sum_w += resp[t]
+        tile.sum_w[c] += sum_w
     return log_likelihood, entropy
 
 
 @kernel(inline=True)
-def given_posterior(resp, tile, n_rows):  # type: ignore[no-untyped-def]
+def given_posterior(resp, tile, n_strips):  # type: ignore[no-untyped-def]
     """Replace log-joints by given ``w r``; return ``Σ w r (log_joint - log r)`` and ``-Σ w r log r``."""
     bound = entropy = 0.0
     for c in range(len(tile.resp)):
-        for t in range(n_rows):
-            r = resp[tile.row[t], c]
+        for t in range(n_strips * rows_per_strip(tile.x)):
+            r = resp[tile.row[t], c] if tile.weight[t] > 0.0 else 0.0
             if r > 0.0:
                 joint = np.float64(tile.resp[c, t])
                 bound += tile.weight[t] * r * ((joint if joint > -np.inf else -np.inf) - np.log(r))
@@ -260,11 +231,15 @@ def given_posterior(resp, tile, n_rows):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _scale_rows(tile, n_rows):  # type: ignore[no-untyped-def]
+def likeliest(tile, n_rows, label):  # type: ignore[no-untyped-def]
+    """Write the component of the largest log-joint, the first of several, to label (n_rows,)."""
+    top = tile.top[:n_rows]
+    for t in range(n_rows):
+        top[t] = -np.inf
+        label[t] = 0
     for c in range(len(tile.resp)):
-        resp, scale = tile.resp[c, :n_rows], tile.total[:n_rows]
-        sum_w = scale.dtype.type(0)
+        joint = tile.resp[c, :n_rows]
         for t in range(n_rows):
-            resp[t] *= scale[t]
-            sum_w += resp[t]
-        tile.sum_w[c] += sum_w
+            higher = joint[t] > top[t]
+            top[t] = joint[t] if higher else top[t]
+            label[t] = c if higher else label[t]

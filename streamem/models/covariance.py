@@ -9,6 +9,7 @@ spherical second moment is the mean over columns.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -18,10 +19,26 @@ from scipy.linalg import solve_triangular
 from streamem.errors import DegenerateComponentError
 from streamem.kernels.gaussian import DiagGaussian, FullGaussian, SphericalGaussian, TiedGaussian
 
-__all__ = ["COVARIANCES", "Array", "Covariance"]
+__all__ = ["COVARIANCES", "Array", "Covariance", "CovariancePrior"]
 
 Array: TypeAlias = NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
+NULL = 1e-15  # share of the variance, per column, below which a direction of the rows holds no digits
+FLOOR = 1e-13  # variance that such a direction is given instead, in the same units
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CovariancePrior:
+    """What the rows as a whole say about covariances; shapes (d, d), (d,) or () by covariance type."""
+
+    scale: Array
+    """F with S_x + floor = F Fᵀ, S_x the covariance of all rows."""
+    floor: Array
+    """G with floor = G Gᵀ: variance along directions in which no row differs from another.
+
+    Constant columns and linear dependences have no density of their own. Every component gets the same floor
+    there, so that they drop out of the responsibilities.
+    """
 
 
 class Covariance(Protocol):
@@ -54,10 +71,6 @@ class Covariance(Protocol):
         """Return weights shaped to multiply or divide natural shape."""
         ...
 
-    def pool(self, second: Array) -> Array:
-        """Return second moments summed over components: (d, d), (d,) or a scalar mean over columns."""
-        ...
-
     def trace(self, second: Array, k: int, d: int) -> Array:
         """Return the trace for each component, (k,)."""
         ...
@@ -86,8 +99,8 @@ class Covariance(Protocol):
         """Return F Fᵀ in natural shape: L I Lᵀ without the identity."""
         ...
 
-    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
-        """Return a factor of the pooled covariance, made positive definite without regard to units."""
+    def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
+        """Return the prior of rows with this covariance (d, d), mean (d,) and these constant columns (d,)."""
         ...
 
 
@@ -119,21 +132,25 @@ def _inverse(lower: Array) -> Array:
     return np.asarray(solve_triangular(lower, np.eye(lower.shape[-1]), lower=True, check_finite=False))
 
 
-def _floor_constant(variances: Array, mean: Array) -> Array:
-    """Give columns that are constant to the last digit a variance of their own, 1e-6 of their square.
-
-    Every component has it alike, so responsibilities do not depend on it.
-    """
-    constant = variances <= (1e-14 * mean) ** 2
-    return np.where(constant, 1e-6 * np.where(mean == 0, 1.0, mean**2), variances)
+def _column_floors(mean: Array, constant: NDArray[np.bool_]) -> Array:
+    """Return variances (d,) for constant columns, a millionth of their square, and 0 for the others."""
+    return np.where(constant, 1e-6 * np.where(mean**2 > 1e-250, mean**2, 1.0), 0.0)
 
 
-def _regular_matrix(pooled: Array, mean: Array) -> Array:
-    """Add a whisper to the correlation matrix: linearly dependent columns stay invertible."""
-    deviations = np.sqrt(_floor_constant(np.diagonal(pooled), mean))
-    correlation = pooled / np.outer(deviations, deviations)
-    np.fill_diagonal(correlation, 1.0 + 1e-13)
-    return np.asarray(correlation * np.outer(deviations, deviations))
+def _matrix_prior(covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
+    """Find the null directions of the correlations, which have no units."""
+    floors = _column_floors(mean, constant)
+    deviations = np.sqrt(np.where(constant, floors, np.diagonal(covariance)))
+    correlation = covariance / np.outer(deviations, deviations)
+    correlation[constant] = 0.0
+    correlation[:, constant] = 0.0
+    varying = np.flatnonzero(~constant)
+    values, vectors = np.linalg.eigh(correlation[np.ix_(varying, varying)])
+    null = values <= NULL * len(varying)
+    scale, floor = np.diag(constant.astype(float)), np.diag(constant.astype(float))
+    scale[np.ix_(varying, varying)] = vectors * np.sqrt(np.where(null, FLOOR, values))
+    floor[np.ix_(varying, varying)] = vectors * np.sqrt(np.where(null, FLOOR, 0.0))
+    return CovariancePrior(deviations[:, None] * scale, deviations[:, None] * floor)
 
 
 def _positive(variances: Array) -> Array:
@@ -167,9 +184,6 @@ class _Full:
     def spread(self, n: Array) -> Array:
         return n[:, None, None]
 
-    def pool(self, second: Array) -> Array:
-        return np.asarray(second.sum(axis=0))
-
     def trace(self, second: Array, k: int, d: int) -> Array:
         return np.broadcast_to(np.trace(second, axis1=-2, axis2=-1), (k,))
 
@@ -192,8 +206,8 @@ class _Full:
     def gram(self, factor: Array) -> Array:
         return np.asarray(factor @ np.swapaxes(factor, -1, -2))
 
-    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
-        return _factor(_regular_matrix(pooled, mean))
+    def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
+        return _matrix_prior(covariance, mean, constant)
 
 
 class _Tied(_Full):
@@ -210,9 +224,6 @@ class _Tied(_Full):
 
     def spread(self, n: Array) -> Array:
         return np.asarray(n.sum())
-
-    def pool(self, second: Array) -> Array:
-        return second
 
     def invert(self, factor: Array) -> Array:
         return _inverse(factor)
@@ -239,9 +250,6 @@ class _Diag:
     def spread(self, n: Array) -> Array:
         return n[:, None]
 
-    def pool(self, second: Array) -> Array:
-        return np.asarray(second.sum(axis=0))
-
     def trace(self, second: Array, k: int, d: int) -> Array:
         return np.asarray(second.sum(axis=-1))
 
@@ -263,8 +271,9 @@ class _Diag:
     def gram(self, factor: Array) -> Array:
         return np.asarray(factor**2)
 
-    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
-        return np.asarray(np.sqrt(_floor_constant(pooled, mean)))
+    def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
+        floors = _column_floors(mean, constant)
+        return CovariancePrior(np.sqrt(np.where(constant, floors, np.diagonal(covariance))), np.sqrt(floors))
 
 
 class _Spherical(_Diag):
@@ -294,8 +303,9 @@ class _Spherical(_Diag):
     def identity(self, d: int) -> Array:
         return np.ones(())
 
-    def pooled_factor(self, pooled: Array, mean: Array) -> Array:
-        return np.asarray(np.sqrt(_floor_constant(pooled, np.sqrt(np.mean(mean**2)))))
+    def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
+        floor = np.mean(_column_floors(mean, constant)) if constant.all() else np.zeros(())
+        return CovariancePrior(np.sqrt(np.trace(covariance) / len(mean) + floor), np.sqrt(floor))
 
 
 COVARIANCES: dict[str, Covariance] = {

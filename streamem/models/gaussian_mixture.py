@@ -20,7 +20,8 @@ from streamem.convergence import Event
 from streamem.initialization import responsibilities
 from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
-from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance
+from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance, CovariancePrior
+from streamem.models.summary import DataSummary
 from streamem.protocols import Rows
 
 __all__ = ["GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
@@ -40,8 +41,6 @@ class GaussianMixtureParams:
     """(k, d, d), (d, d), (k, d) or (k,): lower triangular L with Σ = L Lᵀ; or standard deviations."""
     whitening: Array
     """The same shape: A = L⁻¹."""
-    scale: Array | None = None
-    """(d, d), (d,) or (): factor of the prior's S_x, fixed by the first M-step: a prior stays put."""
 
     @classmethod
     def from_covariances(
@@ -162,7 +161,8 @@ class GaussianMixtureModel:
 
     With ``reg_covar="auto"`` covariances carry the vanishing penalty of Chen & Tan (2009), a log-prior
     −a Σ_k [tr(S_x Σ_k⁻¹) + log det Σ_k] with S_x the covariance of all rows and a = n^(−1/2): it has no
-    units, keeps the likelihood bounded and leaves the M-step closed. S_x follows from the statistics.
+    units, keeps the likelihood bounded and leaves the M-step closed. S_x comes from the first pass through
+    `informed_by`; a model that was not informed maximises the likelihood alone.
     """
 
     n_components: int
@@ -179,6 +179,8 @@ class GaussianMixtureModel:
     """(k, d) starting means."""
     precisions_init: Array | None = None
     """Starting precisions Σ⁻¹ in natural shape."""
+    prior: CovariancePrior | None = None
+    """The penalty of ``reg_covar="auto"``."""
 
     @property
     def shape(self) -> Covariance:
@@ -190,6 +192,19 @@ class GaussianMixtureModel:
         """Whether the M-step is a maximiser: adding a number to each covariance is not."""
         return self.reg_covar == "auto" or self.reg_covar == 0
 
+    @property
+    def uninformed(self) -> bool:
+        """Whether the penalty still has to be taken from a summary of the rows."""
+        return self.reg_covar == "auto" and self.prior is None
+
+    def informed_by(self, summary: DataSummary) -> GaussianMixtureModel:
+        """Return the model with its penalty scaled to the rows that were summarised."""
+        if not self.uninformed:
+            return self
+        digits = 64 * np.finfo(np.float64).eps * summary.mean
+        constant = ~(np.diagonal(summary.covariance) > digits**2) | (summary.minimum == summary.maximum)
+        return replace(self, prior=self.shape.prior(summary.covariance, summary.mean, constant))
+
     def init(self, sample: Rows, rng: np.random.Generator) -> GaussianMixtureParams:
         """Return the M-step of starting responsibilities on the sample, overridden by what was given."""
         resp = responsibilities(self.start, sample, self.n_components, rng, centers=self.means_init)
@@ -198,17 +213,16 @@ class GaussianMixtureModel:
 
     def from_responsibilities(self, sample: Rows, resp: Array) -> GaussianMixtureParams:
         """Return the M-step for given responsibilities (n, k): an E-step whose q someone else chose."""
-        k, d = self.n_components, sample.x.shape[1]
+        k = self.n_components
         first = sample.x[0].astype(np.float64)
-        moments = block_moments(sample.x, sample.weight, first)
-        mean = first + moments.sum_wd / moments.weight
-        unit = self._reference(np.tile(mean, (k, 1)), np.ones(d))
-        # Two rounds: the first finds each column's scale, the second measures in units of it.
-        for _ in range(2):
-            stats = self._statistics(unit, sample, resp)
-            params = self.m_step(unit, stats)
-            unit = self._reference(params.means, _deviations(self._scale(stats), d))
-        return replace(self.m_step(unit, self._statistics(unit, sample, resp)), scale=None)
+        total = block_moments(sample.x, sample.weight, first)
+        delta = total.sum_wd / total.weight
+        variances = np.diag(total.sum_wdd) / total.weight - delta**2
+        scale = np.sqrt(np.where(variances > 0, variances, 1.0))
+        unit = self._reference(np.tile(first + delta, (k, 1)), scale)
+        # Twice: far apart or ill-conditioned components are better measured from themselves.
+        rough = self.m_step(unit, self._statistics(unit, sample, resp))
+        return self.m_step(rough, self._statistics(rough, sample, resp))
 
     def _reference(self, means: Array, scale: Array) -> GaussianMixtureParams:
         """Return round components of one size, to measure moments from."""
@@ -285,51 +299,37 @@ class GaussianMixtureModel:
         inner = self._whitened_covariance(stats, delta)
         cholesky = shape.compose(reference.cholesky, shape.root(inner))
         weights = n / n.sum()
-        scale = self._scale(stats) if self.reg_covar == "auto" else None
-        return GaussianMixtureParams(
-            self.covariance_type, weights, means, cholesky, shape.invert(cholesky), scale
-        )
+        return GaussianMixtureParams(self.covariance_type, weights, means, cholesky, shape.invert(cholesky))
 
     def _whitened_covariance(self, stats: GaussianMixtureStats, delta: Array) -> Array:
         """Return the new covariances as the old factors see them: L⁻¹ Σ' L⁻ᵀ."""
         shape, n, reference = self.shape, stats.sum_w, stats.reference
         d = delta.shape[1]
         scatter = stats.sum_wyy - shape.cross(n[:, None] * delta, delta)
-        if self.reg_covar == "auto":
+        if self.prior is not None:
             a = np.full(len(n), stats.weight**-0.5)
-            prior = shape.gram(shape.compose(reference.whitening, self._scale(stats)))
-            return np.asarray((scatter + shape.spread(2 * a) * prior) / shape.spread(n + 2 * a))
+            scatter = scatter + shape.spread(n) * shape.gram(
+                shape.compose(reference.whitening, self.prior.floor)
+            )
+            pull = shape.gram(shape.compose(reference.whitening, self.prior.scale))
+            return np.asarray((scatter + shape.spread(2 * a) * pull) / shape.spread(n + 2 * a))
         kept = shape.spread(np.where(n > 0, n, 1.0))
         inner = np.where(shape.spread(n) > 0, scatter / kept, shape.identity(d))
+        if self.reg_covar == "auto":
+            return inner
         return np.asarray(inner + float(self.reg_covar) * shape.gram(reference.whitening))
 
-    def _scale(self, stats: GaussianMixtureStats) -> Array:
-        """Return F with S_x = F Fᵀ the covariance of all rows, made positive definite: (d, d), (d,) or ().
-
-        Total scatter = scatter within components + scatter of their means; every fit to the same rows has
-        the same one, whatever the responsibilities.
-        """
-        shape, n, reference = self.shape, stats.sum_w, stats.reference
-        if reference.scale is not None:
-            return reference.scale
-        delta = stats.sum_wy / np.where(n > 0, n, 1.0)[:, None]
-        scatter = stats.sum_wyy - shape.cross(n[:, None] * delta, delta)
-        center = reference.means[0]
-        means = (reference.means - center) + shape.apply(reference.cholesky, delta)
-        share = n / n.sum()
-        mean = share @ means
-        between = shape.cross(share[:, None] * (means - mean), means - mean)
-        within = shape.conjugate(reference.cholesky, scatter) / n.sum()
-        return shape.pooled_factor(shape.pool(within) + shape.pool(between), center + mean)
-
     def log_prior(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
-        """Return the log-prior of ``params`` in nats, up to a constant; 0 unless ``reg_covar="auto"``."""
-        if self.reg_covar != "auto":
+        """Return the log-prior of ``params`` in nats, up to a constant; 0 without a penalty."""
+        if self.prior is None:
             return 0.0
         k, d = params.means.shape
-        prior = self.shape.gram(self.shape.compose(params.whitening, self._scale(stats)))
-        trace = self.shape.trace(prior, k, d)
-        return float(-(stats.weight**-0.5) * np.sum(trace + self.shape.log_det(params.cholesky, k, d)))
+        pull, floor = (
+            self.shape.trace(self.shape.gram(self.shape.compose(params.whitening, factor)), k, d)
+            for factor in (self.prior.scale, self.prior.floor)
+        )
+        penalty = stats.weight**-0.5 * np.sum(pull + self.shape.log_det(params.cholesky, k, d))
+        return float(-penalty - 0.5 * (stats.sum_w @ floor))
 
     def diagnose(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> Iterator[Event]:
         """Yield an event for each component that has just lost its last row's worth of responsibility."""
@@ -343,8 +343,3 @@ class GaussianMixtureModel:
         """Return the number of free parameters."""
         k = self.n_components
         return k - 1 + k * n_features + self.shape.count(k, n_features)
-
-
-def _deviations(scale: Array, d: int) -> Array:
-    """Return the standard deviation of each column, (d,), from a factor of their covariance."""
-    return np.sqrt((scale**2).sum(axis=1)) if scale.ndim == 2 else np.broadcast_to(scale, (d,))

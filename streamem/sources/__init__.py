@@ -12,7 +12,7 @@ from typing import Any
 
 from streamem.errors import InputError
 from streamem.protocols import Source
-from streamem.sources.opening import OpenOptions, open_array
+from streamem.sources.opening import OpenOptions, is_url, open_array
 from streamem.sources.streaming import open_source
 
 __all__ = ["as_source"]
@@ -68,6 +68,8 @@ def as_source(
         raise InputError(f'missing_chunks: {missing_chunks!r} is not one of "warn", "raise", "ignore".')
     if isinstance(x, Source):
         return _unchanged(x, sample_weight)
+    if storage_options is not None and not (is_url(x) or is_url(sample_weight)):
+        raise InputError("storage_options: neither x nor sample_weight is a URL. Leave them out.")
     options = OpenOptions(missing_chunks, storage_options, memory_limit)
     rows = open_array(x, "x", options)
     weight = None if sample_weight is None else open_array(sample_weight, "sample_weight", options)

@@ -101,7 +101,7 @@ def check_rows(where: str, x: FloatArray, start: int) -> None:
         if all_finite(x.reshape(-1)):
             return
     bad = ~np.isfinite(x)
-    row, column = np.unravel_index(int(bad.argmax()), x.shape)
+    row, column = np.unravel_index(int(np.argmax(bad)), x.shape)
     count = int(np.count_nonzero(bad))
     raise NonFiniteError(
         f"{where}: {count:,} non-finite value{'s' * (count > 1)}, first in row {start + int(row):,}, "
@@ -111,10 +111,10 @@ def check_rows(where: str, x: FloatArray, start: int) -> None:
 
 def check_weight(where: str, weight: NDArray[np.float64], start: int) -> None:
     """Raise unless all weights of a block (n,) are finite and >= 0."""
-    if weight.min() >= 0 and weight.max() < np.inf:  # false for NaN
+    if np.min(weight) >= 0 and np.max(weight) < np.inf:  # false for NaN
         return
     bad = ~((weight >= 0) & (weight < np.inf))
-    row = int(bad.argmax())
+    row = int(np.argmax(bad))
     kind = InputError if np.isfinite(weight).all() else NonFiniteError
     raise kind(
         f"{where}: {int(np.count_nonzero(bad)):,} sample weights are negative or not finite, first in row "

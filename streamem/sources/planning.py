@@ -25,34 +25,35 @@ Cost = Callable[[int, int], int]
 """Peak bytes of loading rows ``start:stop``."""
 
 
-def target_rows(n_samples: int, row_bytes: int, memory_limit: int | None) -> int:
-    """Return the number of rows that blocks should not exceed.
+def target_rows(n_samples: int, row_bytes: int, memory_limit: int | None) -> tuple[int, int]:
+    """Return the rows that small pieces are joined up to, and the rows up to which a piece is left whole.
 
     Examples
     --------
     >>> target_rows(10**9, row_bytes=256, memory_limit=2**30)
-    65536
+    (65536, 65536)
     >>> target_rows(10_000, row_bytes=256, memory_limit=2**30)
-    4096
+    (4096, 65536)
     """
     room = TARGET_BYTES if memory_limit is None else min(TARGET_BYTES, memory_limit // 32)
-    return max(1, min(room // row_bytes, max(MIN_ROWS, -(-n_samples // MIN_BLOCKS))))
+    most = max(1, room // row_bytes)
+    return min(most, max(MIN_ROWS, -(-n_samples // MIN_BLOCKS))), most
 
 
 def block_edges(
     name: str,
     n_samples: int,
     grids: Sequence[Sequence[int]],
-    rows: int,
+    rows: tuple[int, int],
     cost: Cost,
     memory_limit: int | None,
 ) -> tuple[int, ...]:
     """Return the rows where blocks begin, and n_samples at the end.
 
-    Whole pieces of the coarsest grid are joined up to ``rows`` rows; a piece that is longer is cut along the
-    finer grids, and a finest piece (a chunk) stays whole unless loading it exceeds the limit. Then it is cut
-    into the fewest parts that fit: every part decodes the whole chunk again and only its output is smaller,
-    so that cutting earlier would cost more time than it saves memory.
+    Whole pieces of the coarsest grid are joined up to ``rows[0]`` rows; a piece of more than ``rows[1]`` is
+    cut along the finer grids, and a finest piece (a chunk) stays whole unless loading it exceeds the limit.
+    Then it is cut into the fewest parts that fit: every part decodes the whole chunk again, only its output
+    is smaller, so that cutting earlier would cost more time than it saves memory.
 
     Raises
     ------
@@ -61,9 +62,10 @@ def block_edges(
 
     Examples
     --------
-    >>> block_edges("x", 25, [range(0, 25, 10), range(0, 25, 2)], 20, lambda start, stop: stop - start, None)
+    >>> shards, chunks = range(0, 25, 10), range(0, 25, 2)
+    >>> block_edges("x", 25, [shards, chunks], (20, 20), lambda start, stop: stop - start, None)
     (0, 20, 25)
-    >>> block_edges("x", 25, [range(0, 25, 10), range(0, 25, 2)], 6, lambda start, stop: stop - start, None)
+    >>> block_edges("x", 25, [shards, chunks], (6, 6), lambda start, stop: stop - start, None)
     (0, 6, 10, 16, 20, 25)
     """
     edges = [0]
@@ -75,16 +77,20 @@ def block_edges(
     return (*starts, n_samples)
 
 
-def _next_edge(start: int, n_samples: int, grids: Sequence[Sequence[int]], rows: int) -> int:
+def _next_edge(start: int, n_samples: int, grids: Sequence[Sequence[int]], rows: tuple[int, int]) -> int:
     """Return the furthest coarse edge within reach, else the furthest finer one, else the chunk's end."""
-    if start + rows >= n_samples:
+    join, most = rows
+    if start + join >= n_samples:
         return n_samples
+    edge = n_samples
     for grid in grids:
-        edge = grid[bisect_right(grid, start + rows) - 1]
-        if edge > start:
+        after = bisect_right(grid, start + join)
+        if grid[after - 1] > start:
+            return grid[after - 1]
+        edge = grid[after] if after < len(grid) else n_samples
+        if grid[after - 1] == start and edge - start <= most:
             return edge
-    after = bisect_right(grids[-1], start)
-    return grids[-1][after] if after < len(grids[-1]) else n_samples
+    return edge
 
 
 def _fitting_cuts(name: str, start: int, stop: int, cost: Cost, limit: int) -> Sequence[int]:

@@ -43,7 +43,7 @@ class ZarrArray:
     decoded_row_bytes: int
     """Bytes of one row of whole chunks, those that overhang the last column included."""
     copies: int
-    """How often decoded bytes exist while a chunk is decoded; 1 if what is stored is used as it is."""
+    """How often chunks exist while they are decoded: as stored, decoded, and collected from a shard."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,12 +109,12 @@ def from_zarr(node: Any, name: str | None, missing_chunks: str) -> ZarrArray:
     array, name = _only_array(node, name) if isinstance(node, zarr.Group) else (node, name)
     if len(array.shape) == 2:
         _warn_of_split_columns(array, name)
-    if missing_chunks != "ignore" and array.size:
-        _report_missing_chunks(array, name, raises=missing_chunks == "raise")
+    if missing_chunks != "ignore" and array.size and _is_complete(array, name, missing_chunks == "raise"):
+        array = _strict(array)
     grids, column_overhang = _row_grids(array)
     row_bytes = np.dtype(array.dtype).itemsize * column_overhang
-    encoded = bool(array.compressors or array.filters) or len(grids) > 1
-    return ZarrArray(name, array, grids, row_bytes, 2 if encoded else 1)
+    copies = 1 + bool(array.compressors or array.filters) + (len(grids) > 1)
+    return ZarrArray(name, array, grids, row_bytes, copies)
 
 
 def _only_array(group: zarr.Group, name: str) -> tuple[zarr.Array[Any], str]:
@@ -163,15 +163,15 @@ def _warn_of_split_columns(array: zarr.Array[Any], name: str) -> None:
         )
 
 
-def _report_missing_chunks(array: zarr.Array[Any], name: str, *, raises: bool) -> None:
-    """Warn of chunks that the store does not hold, or raise."""
+def _is_complete(array: zarr.Array[Any], name: str, raises: bool) -> bool:
+    """Return whether the store holds all chunks; warn of those that it does not, or raise."""
     try:
         missing, total, what = _count_missing(array)
     except Exception as error:  # stores that cannot be listed, e.g. over http
         logger.info("%s: cannot tell whether chunks are missing (%s)", name, error)
-        return
+        return False
     if not missing:
-        return
+        return True
     message = (
         f"{name}: {missing:,} of {total:,} {what} were never written and read as the fill value "
         f"{array.fill_value}. That is as it should be where the data hold nothing else, since zarr leaves "
@@ -181,6 +181,15 @@ def _report_missing_chunks(array: zarr.Array[Any], name: str, *, raises: bool) -
     if raises:
         raise SourceError(message)
     warnings.warn(message, stacklevel=5)
+    return False
+
+
+def _strict(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Have chunks that vanish later raise instead of reading as the fill value, where zarr can (>= 3.2)."""
+    if hasattr(getattr(array, "config", None), "read_missing_chunks"):
+        options: Any = {"read_missing_chunks": False}
+        return array.with_config(options)
+    return array
 
 
 def _count_missing(array: zarr.Array[Any]) -> tuple[int, int, str]:

@@ -80,7 +80,8 @@ def test_help__says_in_full_what_each_command_does():
 def test_failure__is_a_line_on_stderr_and_an_exit_code(error, code):
     result = CliRunner().invoke(failing(error))
     assert (result.exit_code, result.stdout) == (code, "")
-    assert result.stderr.startswith("Error: ") and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Interrupted" if code == 130 else "Error: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_failure__with_json_is_a_document_too():

@@ -76,6 +76,7 @@ def test_take__announces_once_and_leaves_one_line_per_pass(meter, clock):
     assert "-1.000000" in line
     assert "1.0e-03" in line
     assert "0.80 GB/s" in line
+    assert len(line) <= 80
 
 
 def test_state__shows_log_likelihood_gain_and_time_left(meter, clock):

@@ -5,6 +5,7 @@ from rich.console import Console
 
 from streamem.cli import progress
 from streamem.cli.meter import Meter
+from streamem.cli.output import note
 from streamem.cli.progress import follow, follow_live, follow_plainly
 from streamem.convergence import PassEnded, PassProgress, PassRecord, PassStarted
 
@@ -38,11 +39,20 @@ def test_follow_live__leaves_finished_lines_and_a_cursor():
     with follow_live(Meter(1e-6, 100), console) as hear:
         replay(hear)
     text = screen.getvalue()
-    assert "%" in text
+    assert "━" in text
     assert text.count("log-lik/row -12.500000") >= 1
     assert "\x1b[?25h" in text  # the cursor is back
     left = text.split("\x1b[2K")[-1]
-    assert "%" not in left  # the bar is gone
+    assert "━" not in left  # the bar is gone
+
+
+def test_follow_live__lets_notes_through():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    with follow_live(Meter(1e-6, 100), console) as hear:
+        hear(EVENTS[0])
+        note("Compiling a kernel")
+    assert "Compiling a kernel\n" in screen.getvalue()
 
 
 def test_draw__shows_title_fraction_rates_and_state_within_80_columns():
@@ -59,6 +69,16 @@ def test_draw__shows_title_fraction_rates_and_state_within_80_columns():
     for part in ("Pass 8", "25%", "2.50 M rows/s", "0.32 GB/s", "0:06 left"):
         assert part in first
     assert "at most 100 passes" in second
+
+
+def test_draw__a_pass_without_rows_yet_shows_life_but_no_figure():
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    meter = Meter(1e-6, 100)
+    meter.take(PassStarted("em", 0, 100, 800))
+    with console.capture() as frame:
+        console.print(progress._draw(meter.view()))
+    assert "%" not in frame.get()
+    assert "Pass 1" in frame.get()
 
 
 def test_follow__on_no_terminal_is_plain(capsys, monkeypatch):

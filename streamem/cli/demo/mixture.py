@@ -98,7 +98,6 @@ def write(truth: Truth, path: Path, n_samples: int, block_rows: int, seed: int, 
     from threadpoolctl import threadpool_limits
 
     shape = (n_samples, truth.means.shape[1])
-    block_rows = min(block_rows, n_samples)
     array = zarr.create_array(
         store=str(path), shape=shape, chunks=(block_rows, shape[1]), dtype="float32", compressors=None
     )

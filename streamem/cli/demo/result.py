@@ -50,22 +50,27 @@ def text(result: DemoResult) -> str:
             for i, (w, v, e, m) in enumerate(rows)
         ],
     )
-    speed = format_bytes(sum(r.bytes_read for r in history) / max(1e-9, sum(r.seconds for r in history)))
+    seconds = max(1e-9, sum(record.seconds for record in history))
+    read, n_bytes = len(history) * settings.rows, sum(record.bytes_read for record in history)
     peak = machine.peak_memory()
+    used = "unknown" if peak is None else format_bytes(peak)
     facts = {
-        "passes": f"{len(history)} in {result.fit_seconds:.1f} s, {speed}/s while reading",
-        "peak memory": "unknown" if peak is None else f"{format_bytes(peak)}, of the whole process",
+        "passes": f"{len(history)}, after one that samples; {result.fit_seconds:.1f} s in all",
+        "speed": f"{read / seconds / 1e6:.2f} M rows/s, {n_bytes / seconds / 1e9:.2f} GB/s",
+        "peak memory": f"{used} of the whole process; limit of the fit {format_bytes(settings.memory_limit)}",
         "model": settings.model.absolute(),
-        "data": result.store if settings.keep else "removed",
+        "data": result.store if settings.keep else f"removed ({format_bytes(settings.n_bytes)})",
     }
     return "\n".join(("", components, "", _verdict(result), "", pairs(facts)))
 
 
 def _verdict(result: DemoResult) -> str:
     """Say in a sentence whether the fit found the truth."""
-    within = f"the weight or mean furthest off is {result.comparison.worst:.1f} standard errors away"
-    found = "The truth was recovered" if result.recovered else "The truth was NOT recovered"
-    return f"{result.fitted.status.value}\n{found}: {within} (at most {_RECOVERED:.0f} would do)."
+    worst, allowed = f"{result.comparison.worst:.1f}", f"{_RECOVERED:.0f}"
+    found = f"Truth recovered: all weights and means within {allowed} standard errors (worst {worst})."
+    if not result.recovered:
+        found = f"Truth NOT recovered: a weight or mean is {worst} standard errors off ({allowed} allowed)."
+    return f"{result.fitted.status.value}\n{found}"
 
 
 def document(result: DemoResult) -> dict[str, object]:

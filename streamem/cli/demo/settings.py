@@ -44,7 +44,12 @@ class DemoSettings:
     @property
     def chunk_rows(self) -> int:
         """Rows in a chunk."""
-        return max(1, _CHUNK_BYTES // (4 * self.columns))
+        return min(self.rows, max(1, _CHUNK_BYTES // (4 * self.columns)))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk: the last chunk is stored whole."""
+        return -(-self.rows // self.chunk_rows) * self.chunk_rows * 4 * self.columns
 
 
 def refuse_shortage(settings: DemoSettings) -> None:
@@ -60,7 +65,7 @@ def refuse_shortage(settings: DemoSettings) -> None:
 
 
 def _refuse_full_disk(settings: DemoSettings) -> None:
-    needed, free = int(_DISK_MARGIN * settings.n_bytes), machine.free_disk(settings.directory)
+    needed, free = int(_DISK_MARGIN * settings.stored_bytes), machine.free_disk(settings.directory)
     if free < needed:
         raise SourceError(
             f"{settings.directory}: too little disk is free: {format_bytes(free)}, and the demo needs "
@@ -70,7 +75,7 @@ def _refuse_full_disk(settings: DemoSettings) -> None:
 
 def _refuse_little_memory(settings: DemoSettings) -> None:
     available, on_disk = machine.available_memory(), not machine.in_memory(settings.directory)
-    needed = settings.memory_limit + (0 if on_disk else settings.n_bytes)
+    needed = settings.memory_limit + (0 if on_disk else settings.stored_bytes)
     if available is not None and available < needed:
         place = (
             ""

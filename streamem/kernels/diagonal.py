@@ -1,0 +1,156 @@
+"""Components whose features are independent: ``y = (x - μ_k) / σ_k``, with one deviation per feature or one for all."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.kernels.compile import kernel
+from streamem.kernels.gaussian import DiagGaussian, SphericalGaussian
+from streamem.kernels.simd import add_sums, load, multiply_add, splat, store, where_positive, zero
+from streamem.kernels.tiles import (
+    add_moments,
+    aligned_zeros,
+    implements,
+    log_joint,
+    notable_log_joint,
+    padded,
+    padded_to,
+)
+
+__all__ = [
+    "DiagonalComponents",
+    "diagonal_components",
+    "diagonal_sums",
+    "log_joint_of_distances",
+    "tile_units",
+]
+
+
+class DiagonalComponents(NamedTuple):
+    """Components in the dtype of tiles, features padded to a multiple of 4, and sums."""
+
+    means: NDArray[Any]
+    """(k, padded d) in units of the tile."""
+    whitening: NDArray[Any]
+    """(k, padded d) one over the standard deviations, in units of the tile."""
+    spherical: bool
+    """Whether all features of a component have the same deviation in units of the tile."""
+    log_const: NDArray[np.float64]
+    """(k,)."""
+    sums: NDArray[np.float64]
+    """(k, padded d / 4, 8): ``Σ w r (x - μ)`` and ``Σ w r (x - μ)²`` of each feature."""
+
+
+def tile_units(family: DiagGaussian | SphericalGaussian) -> NDArray[np.float64]:
+    """Return (d,) powers of two near one over the smallest deviations: squares in these units stay in range."""
+    largest = family.whitening.max(axis=0)
+    return np.broadcast_to(np.exp2(np.round(np.log2(largest))), family.center.shape)
+
+
+def diagonal_components(family: DiagGaussian | SphericalGaussian, dtype: Any) -> DiagonalComponents:
+    """Prepare components for tiles of a dtype."""
+    k, d = family.means.shape
+    p = padded(d)
+    spherical = isinstance(family, SphericalGaussian)
+    units = tile_units(family)
+    return DiagonalComponents(
+        means=padded_to(family.means * units, (k, p), dtype),
+        whitening=padded_to(_by_feature(family) / units, (k, p), dtype),
+        spherical=spherical,
+        log_const=family.log_const,
+        sums=aligned_zeros((k, p // 4, 8), np.float64),
+    )
+
+
+def _by_feature(family: DiagGaussian | SphericalGaussian) -> NDArray[np.float64]:
+    return family.whitening if isinstance(family, DiagGaussian) else family.whitening[:, None]
+
+
+def diagonal_sums(
+    family: DiagGaussian | SphericalGaussian, components: DiagonalComponents
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return sum_wy (k, d), and sum_wyy: (k, d), or (k,) where one deviation serves all features."""
+    k, d = family.means.shape
+    sums = components.sums.reshape(k, -1, 2)[:, :d]
+    scale = _by_feature(family) / tile_units(family)
+    sum_wy, sum_wyy = sums[..., 0] * scale, sums[..., 1] * scale**2
+    return sum_wy, sum_wyy if isinstance(family, DiagGaussian) else sum_wyy.sum(axis=1)
+
+
+@implements(notable_log_joint, DiagonalComponents)
+@implements(log_joint, DiagonalComponents)
+@kernel(inline=True)
+def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Write ``log_const - ‖y‖² / 2`` of all components. O(k d) time per row."""
+    x, n_features = tile.x, components.means.shape[1]
+    if components.spherical:
+        log_joint_of_distances(
+            x, components.means, components.whitening[:, 0], components.log_const, tile.resp, n_strips
+        )
+        return
+    half = splat(x.dtype.type(-0.5))
+    for c in range(len(components.means)):
+        const = splat(x.dtype.type(components.log_const[c]))
+        joint, mean, scale = tile.resp[c], components.means[c], components.whitening[c]
+        for s in range(n_strips):
+            strip = 2 * s * n_features
+            a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
+            for i in range(0, n_features, 2):
+                m, w = splat(mean[i]), splat(scale[i])
+                y0, y1 = (load(x, strip + 2 * i) - m) * w, (load(x, strip + 2 * i + 1) - m) * w
+                a0, a1 = multiply_add(y0, y0, a0), multiply_add(y1, y1, a1)
+                m, w = splat(mean[i + 1]), splat(scale[i + 1])
+                y0, y1 = (load(x, strip + 2 * i + 2) - m) * w, (load(x, strip + 2 * i + 3) - m) * w
+                b0, b1 = multiply_add(y0, y0, b0), multiply_add(y1, y1, b1)
+            store(joint, 2 * s, multiply_add(half, a0 + b0, const))
+            store(joint, 2 * s + 1, multiply_add(half, a1 + b1, const))
+
+
+@kernel(inline=True)
+def log_joint_of_distances(x, means, whitening, log_const, resp, n_strips):  # type: ignore[no-untyped-def]
+    """Write ``log_const - ‖x - mean‖² whitening² / 2`` of all components to resp. O(k d) time per row."""
+    n_features = means.shape[1]
+    for c in range(len(means)):
+        const = splat(resp.dtype.type(log_const[c]))
+        scale = splat(resp.dtype.type(-0.5) * whitening[c] * whitening[c])
+        joint, mean = resp[c], means[c]
+        for s in range(n_strips):
+            strip = 2 * s * n_features
+            a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
+            for i in range(0, n_features, 2):
+                m = splat(mean[i])
+                d0, d1 = load(x, strip + 2 * i) - m, load(x, strip + 2 * i + 1) - m
+                a0, a1 = multiply_add(d0, d0, a0), multiply_add(d1, d1, a1)
+                m = splat(mean[i + 1])
+                d0, d1 = load(x, strip + 2 * i + 2) - m, load(x, strip + 2 * i + 3) - m
+                b0, b1 = multiply_add(d0, d0, b0), multiply_add(d1, d1, b1)
+            store(joint, 2 * s, multiply_add(scale, a0 + b0, const))
+            store(joint, 2 * s + 1, multiply_add(scale, a1 + b1, const))
+
+
+@implements(add_moments, DiagonalComponents)
+@kernel(inline=True)
+def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Add ``Σ w r (x - μ)`` and ``Σ w r (x - μ)²``. O(k d) time per row."""
+    x, n_features = tile.x, components.means.shape[1]
+    for c in range(len(components.means)):
+        resp, mean, sums = tile.resp[c], components.means[c], components.sums[c]
+        for i in range(0, n_features, 4):
+            m0, m1, m2, m3 = splat(mean[i]), splat(mean[i + 1]), splat(mean[i + 2]), splat(mean[i + 3])
+            a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
+            b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)
+            for v in range(2 * n_strips):
+                r = load(resp, v)
+                at = 2 * ((v >> 1) * n_features + i) + (v & 1)
+                d = where_positive(r, load(x, at) - m0)
+                a0, b0 = a0 + r * d, multiply_add(r * d, d, b0)
+                d = where_positive(r, load(x, at + 2) - m1)
+                a1, b1 = a1 + r * d, multiply_add(r * d, d, b1)
+                d = where_positive(r, load(x, at + 4) - m2)
+                a2, b2 = a2 + r * d, multiply_add(r * d, d, b2)
+                d = where_positive(r, load(x, at + 6) - m3)
+                a3, b3 = a3 + r * d, multiply_add(r * d, d, b3)
+            add_sums(sums, i // 4, a0, b0, a1, b1, a2, b2, a3, b3)

@@ -1,0 +1,220 @@
+"""Components that share one covariance: rows are whitened once, and k components cost O(k d) per row.
+
+With ``z = L⁻¹(x - center)``, ``m_k = L⁻¹ μ_k``, ``s = Σ_k r_k`` and ``ȳ = z - Σ_k r_k m_k / s``, the second moment
+of one row over its components is
+
+    Σ_k r_k (z - m_k)(z - m_k)ᵀ = s ȳ ȳᵀ + 1/(2 s) Σ_kl r_k r_l (m_k - m_l)(m_k - m_l)ᵀ,
+
+so a d×d and a k×k sum over rows say all that k sums of d×d would, and nothing cancels. Where k exceeds d², those are
+the cheaper ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.kernels.compile import kernel
+from streamem.kernels.diagonal import log_joint_of_distances
+from streamem.kernels.full import unpaired, weigh
+from streamem.kernels.gaussian import TiedGaussian
+from streamem.kernels.products import add_gram, gram_blocks, gram_matrix, whiten_strip
+from streamem.kernels.simd import (
+    add_sums,
+    load,
+    multiply_add,
+    splat,
+    square_root,
+    store,
+    where_positive,
+    zero,
+)
+from streamem.kernels.tiles import (
+    add_moments,
+    aligned_zeros,
+    implements,
+    log_joint,
+    notable_log_joint,
+    padded,
+    padded_to,
+)
+
+__all__ = ["TiedComponents", "tied_components", "tied_sums"]
+
+
+class TiedComponents(NamedTuple):
+    """`TiedGaussian` in the dtype of tiles, features padded to a multiple of 4, with working memory and sums."""
+
+    means: NDArray[Any]
+    """(k, padded d) ``m_k = L⁻¹ μ_k``."""
+    whitening: NDArray[Any]
+    """(padded d, padded d)."""
+    log_const: NDArray[np.float64]
+    """(k,)."""
+    unit: NDArray[Any]
+    """(k,) ones."""
+    pooled: bool
+    """Whether second moments are taken about ȳ, with products of responsibilities."""
+    z: NDArray[Any]
+    """A tile of whitened rows."""
+    y: NDArray[Any]
+    """A tile of whitened rows about ȳ or a mean."""
+    root: NDArray[Any]
+    """(rows,) square roots of weights."""
+    r: NDArray[Any]
+    """(strips, padded k, rows per strip), flat: ``r √(w / s)``."""
+    sum_wy: NDArray[np.float64]
+    """(k, padded d / 4, 8) sums of even and odd vectors."""
+    sum_wyy: NDArray[np.float64]
+    """(gram_blocks(d), 8) ``Σ w s ȳ ȳᵀ``, or the whole second moment."""
+    sum_wrr: NDArray[np.float64]
+    """(gram_blocks(k), 8) ``Σ w r_k r_l / s``."""
+
+
+def tied_components(family: TiedGaussian, n_rows: int, dtype: Any) -> TiedComponents:
+    """Prepare components for tiles of n_rows rows."""
+    k, d = family.means.shape
+    p = padded(d)
+    pooled = k <= d * d
+    q = padded(k) if pooled else 0
+    return TiedComponents(
+        means=padded_to(family.means @ family.whitening.T, (k, p), dtype),
+        whitening=padded_to(family.whitening, (p, p), dtype),
+        log_const=family.log_const,
+        unit=np.ones(k, dtype),
+        pooled=pooled,
+        z=aligned_zeros(p * n_rows, dtype),
+        y=aligned_zeros(p * n_rows, dtype),
+        root=aligned_zeros(n_rows, dtype),
+        r=aligned_zeros(q * n_rows, dtype),
+        sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
+        sum_wyy=aligned_zeros((gram_blocks(p), 8), np.float64),
+        sum_wrr=aligned_zeros((gram_blocks(q), 8), np.float64),
+    )
+
+
+def tied_sums(
+    family: TiedGaussian, components: TiedComponents
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return sum_wy (k, d) and sum_wyy (d, d), over all components."""
+    k, d = family.means.shape
+    sum_wy, sum_wyy = unpaired(components.sum_wy, d), gram_matrix(components.sum_wyy, d)
+    if components.pooled:
+        means = components.means[:, :d].astype(np.float64)
+        cross = gram_matrix(components.sum_wrr, k)
+        for mean, row in zip(means, cross, strict=True):
+            apart = means - mean
+            sum_wyy += 0.5 * (apart.T * row) @ apart
+    return sum_wy, sum_wyy
+
+
+@implements(notable_log_joint, TiedComponents)
+@implements(log_joint, TiedComponents)
+@kernel(inline=True)
+def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Write z, and ``log_const - ‖z - m_k‖² / 2``. O(d² / 2 + k d) time per row."""
+    x, z, n_features = tile.x, components.z, components.means.shape[1]
+    for s in range(n_strips):
+        whiten_strip(components.whitening, n_features, x, 2 * s * n_features, z, 2 * s * n_features)
+    log_joint_of_distances(z, components.means, components.unit, components.log_const, tile.resp, n_strips)
+
+
+@implements(add_moments, TiedComponents)
+@kernel(inline=True)
+def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Add ``Σ w r y`` of each component, and the second moments of all of them together."""
+    if components.pooled:
+        _add_first_moments(components, tile, n_strips)
+        _add_pooled_moments(components, tile, n_strips)
+    else:
+        _add_direct_moments(components, tile, n_strips)
+
+
+@kernel(inline=True)
+def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Add ``Σ w r y`` and ``Σ w r y yᵀ`` component by component. O(k d² / 2) time per row."""
+    y, z, n_features = components.y, components.z, components.means.shape[1]
+    for c in range(len(components.means)):
+        for s in range(n_strips):
+            for i in range(n_features):
+                m, at = splat(components.means[c, i]), 2 * (s * n_features + i)
+                store(y, at, load(z, at) - m)
+                store(y, at + 1, load(z, at + 1) - m)
+        weigh(tile.resp[c], y, n_features, n_strips, components.root, y, components.sum_wy[c])
+        add_gram(y, n_features, n_strips, components.sum_wyy, 0)
+
+
+@kernel(inline=True)
+def _add_first_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Add ``Σ w r (z - m_k)``. O(k d) time per row."""
+    z, n_features = components.z, components.means.shape[1]
+    for c in range(len(components.means)):
+        resp, mean = tile.resp[c], components.means[c]
+        for i in range(0, n_features, 4):
+            m0, m1, m2, m3 = splat(mean[i]), splat(mean[i + 1]), splat(mean[i + 2]), splat(mean[i + 3])
+            a0, a1, b0, b1 = zero(z), zero(z), zero(z), zero(z)
+            c0, c1, d0, d1 = zero(z), zero(z), zero(z), zero(z)
+            for s in range(n_strips):
+                r0, r1, at = load(resp, 2 * s), load(resp, 2 * s + 1), 2 * (s * n_features + i)
+                a0 = multiply_add(r0, where_positive(r0, load(z, at) - m0), a0)
+                a1 = multiply_add(r1, where_positive(r1, load(z, at + 1) - m0), a1)
+                b0 = multiply_add(r0, where_positive(r0, load(z, at + 2) - m1), b0)
+                b1 = multiply_add(r1, where_positive(r1, load(z, at + 3) - m1), b1)
+                c0 = multiply_add(r0, where_positive(r0, load(z, at + 4) - m2), c0)
+                c1 = multiply_add(r1, where_positive(r1, load(z, at + 5) - m2), c1)
+                d0 = multiply_add(r0, where_positive(r0, load(z, at + 6) - m3), d0)
+                d1 = multiply_add(r1, where_positive(r1, load(z, at + 7) - m3), d1)
+            add_sums(components.sum_wy[c], i // 4, a0, a1, b0, b1, c0, c1, d0, d1)
+
+
+@kernel(inline=True)
+def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Add ``Σ w s ȳ ȳᵀ`` and ``Σ w r_k r_l / s``. O(k d + d² / 2 + k² / 2) time per row."""
+    y, z, r, means = components.y, components.z, components.r, components.means
+    k, n_features = means.shape
+    k_padded = len(r) // len(components.root)
+    one = splat(z.dtype.type(1))
+    for s in range(n_strips):
+        root0, root1 = _root_of_total(tile.resp, 2 * s), _root_of_total(tile.resp, 2 * s + 1)
+        inverse0, inverse1 = where_positive(root0, one / root0), where_positive(root1, one / root1)
+        for c in range(k):
+            at = 2 * (s * k_padded + c)
+            store(r, at, load(tile.resp[c], 2 * s) * inverse0)
+            store(r, at + 1, load(tile.resp[c], 2 * s + 1) * inverse1)
+        for i in range(0, n_features, 4):
+            at = 2 * (s * n_features + i)
+            a0, a1 = root0 * load(z, at), root1 * load(z, at + 1)
+            b0, b1 = root0 * load(z, at + 2), root1 * load(z, at + 3)
+            c0, c1 = root0 * load(z, at + 4), root1 * load(z, at + 5)
+            d0, d1 = root0 * load(z, at + 6), root1 * load(z, at + 7)
+            for c in range(k):
+                r0, r1 = load(r, 2 * (s * k_padded + c)), load(r, 2 * (s * k_padded + c) + 1)
+                m = splat(means[c, i])
+                a0, a1 = a0 - r0 * m, a1 - r1 * m
+                m = splat(means[c, i + 1])
+                b0, b1 = b0 - r0 * m, b1 - r1 * m
+                m = splat(means[c, i + 2])
+                c0, c1 = c0 - r0 * m, c1 - r1 * m
+                m = splat(means[c, i + 3])
+                d0, d1 = d0 - r0 * m, d1 - r1 * m
+            store(y, at, where_positive(root0, a0))
+            store(y, at + 1, where_positive(root1, a1))
+            store(y, at + 2, where_positive(root0, b0))
+            store(y, at + 3, where_positive(root1, b1))
+            store(y, at + 4, where_positive(root0, c0))
+            store(y, at + 5, where_positive(root1, c1))
+            store(y, at + 6, where_positive(root0, d0))
+            store(y, at + 7, where_positive(root1, d1))
+    add_gram(y, n_features, n_strips, components.sum_wyy, 0)
+    add_gram(r, k_padded, n_strips, components.sum_wrr, 0)
+
+
+@kernel(inline=True)
+def _root_of_total(resp, v):  # type: ignore[no-untyped-def]
+    """Return ``√(Σ_k w r_k)`` of vector v of the rows."""
+    total = zero(resp)
+    for c in range(len(resp)):
+        total = total + load(resp[c], v)
+    return square_root(total)

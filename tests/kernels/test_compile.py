@@ -1,0 +1,55 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from streamem.kernels import sampling
+from streamem.kernels.compile import cache_directory
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = "from streamem.kernels.sampling import hashes; print(hashes(0, 1, 0)[0])"
+
+
+def run(**environment):
+    kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env={**kept, **environment}, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def test_machine_code__is_kept_where_numba_is_told(tmp_path):
+    assert run(NUMBA_CACHE_DIR=str(tmp_path)) == int(sampling.hashes(0, 1, 0)[0])
+    assert list(tmp_path.rglob("*_hashes*.nbc"))
+
+
+def test_machine_code__is_kept_in_the_users_cache_by_default(tmp_path):
+    run(XDG_CACHE_HOME=str(tmp_path))
+    assert list((tmp_path / "streamem").rglob("*_hashes*.nbc"))
+
+
+def test_kernels__run_where_nothing_can_be_written(tmp_path):
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    assert run(NUMBA_CACHE_DIR=str(nowhere / "x")) == int(sampling.hashes(0, 1, 0)[0])
+
+
+def test_cache_directory__does_not_move_the_caches_of_others():
+    assert cache_directory() is None or str(cache_directory()) != numba.config.CACHE_DIR
+
+
+def test_compilation__is_logged_once(caplog):
+    from streamem.kernels.compile import kernel
+
+    @kernel
+    def one_more(x):
+        return x + 1
+
+    with caplog.at_level(logging.INFO, logger="streamem"):
+        one_more(np.float32(1))
+        one_more(np.float32(2))
+    assert sum("one_more" in message for message in caplog.messages) <= 1

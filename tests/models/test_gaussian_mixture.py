@@ -1,0 +1,224 @@
+"""The Gaussian mixture against the formulas, in all four shapes of covariance."""
+
+import numpy as np
+import pytest
+
+from streamem.models.covariance import COVARIANCES
+from streamem.models.gaussian_mixture import GaussianMixtureModel, GaussianMixtureParams
+from streamem.models.summary import Summarize
+from streamem.protocols import Rows
+from tests import naive
+from tests.conformance import ModelTests
+from tests.strategies import clusters
+
+TYPES = tuple(COVARIANCES)
+
+
+class GaussianMixtureLaws(ModelTests):
+    covariance_type = "full"
+    reg_covar = "auto"
+
+    def make(self):
+        return informed(GaussianMixtureModel(3, self.covariance_type, self.reg_covar), self.data())
+
+    def numbers(self, stats):
+        scalars = np.array([stats.weight, stats.log_likelihood, stats.entropy])
+        return scalars, stats.sum_w, stats.sum_wy, stats.sum_wyy
+
+
+class TestFull(GaussianMixtureLaws):
+    pass
+
+
+class TestTied(GaussianMixtureLaws):
+    covariance_type = "tied"
+
+
+class TestDiag(GaussianMixtureLaws):
+    covariance_type = "diag"
+
+
+class TestSpherical(GaussianMixtureLaws):
+    covariance_type = "spherical"
+
+
+class TestMaximumLikelihood(GaussianMixtureLaws):
+    reg_covar = 0
+
+
+def informed(model, x):
+    """The model with its penalty scaled to these rows."""
+    return model.informed_by(Summarize(0, 1)(Rows(x, None, 0)))
+
+
+def start(covariance_type, reg_covar=0.0, k=3, **data):
+    """A model, parameters that fit nothing, and rows."""
+    x, _ = clusters(k=k, **data)
+    rng = np.random.default_rng(5)
+    model = informed(GaussianMixtureModel(k, covariance_type, reg_covar), x)
+    resp = rng.dirichlet(np.ones(k), size=len(x))
+    return model, model.from_responsibilities(Rows(x, None, 0), resp), x
+
+
+def dense(params):
+    """Cholesky factors (k, d, d) of any type, for the oracle."""
+    k, d = params.means.shape
+    return naive.full_cholesky(params.covariance_type, params.covariances, k, d)
+
+
+def naive_m_step(covariance_type, x, resp):
+    """The lecture-note formulas, word for word: π, μ, Σ from responsibilities and rows."""
+    n = resp.sum(axis=0)
+    means = np.array([(resp[:, [k]] * x).sum(axis=0) / n[k] for k in range(len(n))])
+    scatter = np.array(
+        [
+            sum(r * np.outer(row - means[k], row - means[k]) for r, row in zip(resp[:, k], x, strict=True))
+            for k in range(len(n))
+        ]
+    )
+    if covariance_type == "tied":
+        return n / len(x), means, scatter.sum(axis=0) / len(x)
+    covariances = scatter / n[:, None, None]
+    diagonals = np.array([np.diag(c) for c in covariances])
+    return (
+        n / len(x),
+        means,
+        {"full": covariances, "diag": diagonals, "spherical": diagonals.mean(axis=1)}[covariance_type],
+    )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_em_step__is_the_textbook_formula(covariance_type):
+    model, params, x = start(covariance_type)
+    resp = naive.responsibilities(x, params.weights, params.means, dense(params))
+    new = model.m_step(params, model.e_step(params, Rows(x, None, 0)))
+    weights, means, covariances = naive_m_step(covariance_type, x, resp)
+    np.testing.assert_allclose(new.weights, weights, rtol=1e-12)
+    np.testing.assert_allclose(new.means, means, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(new.covariances, covariances, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_raw_moments__are_views_of_the_statistics(covariance_type):
+    model, params, x = start(covariance_type)
+    stats = model.e_step(params, Rows(x, None, 0))
+    resp = naive.responsibilities(x, params.weights, params.means, dense(params))
+    second = np.einsum("nk,ni,nj->kij", resp, x, x)
+    expected = naive.in_form_of(covariance_type, second) / (
+        x.shape[1] if covariance_type == "spherical" else 1
+    )
+    np.testing.assert_allclose(stats.sum_wx, resp.T @ x, rtol=1e-10)
+    np.testing.assert_allclose(stats.sum_wxx, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_merge__re_references_statistics_taken_at_other_parameters(covariance_type):
+    """The moments are those of the same rows, whatever they were measured from."""
+    model, params, x = start(covariance_type)
+    stats = model.e_step(params, Rows(x, None, 0))
+    other = GaussianMixtureParams.from_covariances(
+        covariance_type, params.weights, params.means + 7.0, params.covariances * 3.0
+    )
+    moved = stats.at(other)
+    np.testing.assert_allclose(moved.sum_wx, stats.sum_wx, rtol=1e-11)
+    np.testing.assert_allclose(moved.sum_wxx, stats.sum_wxx, rtol=1e-11)
+    doubled = stats.merge(moved)
+    np.testing.assert_allclose(doubled.sum_wyy, 2 * stats.sum_wyy, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        model.m_step(other, moved).means, model.m_step(params, stats).means, rtol=1e-11
+    )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_penalty__is_the_exact_maximiser(covariance_type):
+    """The M-step's covariances maximise Q + log-prior: nudging them in any way lowers it."""
+    model, params, x = start(covariance_type, "auto", n=40)
+    assert model.prior is not None
+    rows = Rows(x, None, 0)
+    stats = model.e_step(params, rows)
+    best = model.m_step(params, stats)
+    resp = naive.responsibilities(x, params.weights, params.means, dense(params))
+
+    def objective(candidate):
+        joint = naive.log_joint(x, candidate.weights, candidate.means, dense(candidate))
+        return (resp * joint).sum() + model.log_prior(candidate, stats)
+
+    top = objective(best)
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        factor = best.cholesky * (1 + 1e-3 * rng.standard_normal(best.cholesky.shape))
+        nudged = GaussianMixtureParams(
+            covariance_type, best.weights, best.means, factor, best.shape.invert(factor)
+        )
+        assert objective(nudged) < top
+
+
+def test_penalty__vanishes():
+    """On many rows the penalised fit is the maximum-likelihood fit."""
+    gaps = []
+    for n in (200, 20_000):
+        model, params, x = start("full", "auto", n=n)
+        stats = model.e_step(params, Rows(x, None, 0))
+        free = GaussianMixtureModel(3, "full", 0.0).m_step(params, stats)
+        gaps.append(np.abs(model.m_step(params, stats).covariances / free.covariances - 1).max())
+    assert gaps[1] < gaps[0] / 100
+
+
+def test_penalty__has_no_units():
+    x, _ = clusters(n=60)
+    scale = np.array([1e-9, 1.0, 1e9])
+    model = GaussianMixtureModel(3, "full")
+    resp = np.random.default_rng(0).dirichlet(np.ones(3), size=len(x))
+    plain, scaled = (informed(model, y).m_step(*_first(informed(model, y), y, resp)) for y in (x, x * scale))
+    np.testing.assert_allclose(scaled.covariances, plain.covariances * np.outer(scale, scale), rtol=1e-9)
+
+
+def _first(model, x, resp):
+    params = model.from_responsibilities(Rows(x, None, 0), resp)
+    return params, model.e_step(params, Rows(x, None, 0))
+
+
+def test_reg_covar__is_added_to_the_diagonal():
+    model, params, x = start("full", 0.25)
+    stats = model.e_step(params, Rows(x, None, 0))
+    free = GaussianMixtureModel(3, "full", 0.0).m_step(params, stats)
+    np.testing.assert_allclose(
+        model.m_step(params, stats).covariances, free.covariances + 0.25 * np.eye(3), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_component_without_support__keeps_its_mean_and_weighs_nothing(covariance_type):
+    model, params, x = start(covariance_type, "auto")
+    far = params.means.copy()
+    far[1] = 1e6
+    params = GaussianMixtureParams.from_covariances(covariance_type, params.weights, far, params.covariances)
+    stats = model.e_step(params, Rows(x, None, 0))
+    new = model.m_step(params, stats)
+    assert new.weights[1] == 0
+    np.testing.assert_array_equal(new.means[1], far[1])
+    assert [event.component for event in model.diagnose(new, stats)] == [1]
+    again = model.e_step(new, Rows(x, None, 0))
+    assert np.isfinite(again.log_likelihood)
+
+
+def test_precisions_init__gives_those_precisions():
+    x, _ = clusters()
+    rng = np.random.default_rng(0)
+    for covariance_type, shape in COVARIANCES.items():
+        natural = {
+            "full": [np.cov(rng.normal(size=(3, 9))) for _ in range(3)],
+            "tied": np.cov(rng.normal(size=(3, 9))),
+        }
+        given = np.array(natural.get(covariance_type, rng.uniform(1, 2, shape.shape(3, 3))))
+        params = GaussianMixtureModel(3, covariance_type, precisions_init=given).init(Rows(x, None, 0), rng)
+        np.testing.assert_allclose(shape.gram(params.precision_cholesky), given, rtol=1e-10)
+        expected = (
+            np.linalg.inv(given) if given.ndim > 1 and covariance_type in ("full", "tied") else 1 / given
+        )
+        np.testing.assert_allclose(params.covariances, expected, rtol=1e-9)
+
+
+def test_n_parameters__counts_what_is_free():
+    counts = {t: GaussianMixtureModel(4, t).n_parameters(3) for t in TYPES}
+    assert counts == {"full": 3 + 12 + 24, "tied": 3 + 12 + 6, "diag": 3 + 12 + 12, "spherical": 3 + 12 + 4}

@@ -1,0 +1,145 @@
+"""The loop: when it stops, what it returns, what it reports."""
+
+import numpy as np
+import pytest
+
+from streamem import em
+from streamem.convergence import Event, RemainingGain, Status
+from streamem.errors import DegenerateComponentError
+
+
+class Ladder:
+    """A model whose params count M-steps and whose objective follows a list."""
+
+    def __init__(self, values, prior=0.0):
+        self.values, self.prior = values, prior
+
+    def m_step(self, params, stats):
+        return params + 1
+
+    def log_prior(self, params, stats):
+        return self.prior
+
+    def diagnose(self, params, stats):
+        return [Event("seen", f"params {params}")]
+
+
+class Sums:
+    n_samples, weight = 2, 2.0
+
+    def __init__(self, log_likelihood):
+        self.log_likelihood = log_likelihood
+
+
+def climb(values, prior=0.0, **keywords):
+    model = Ladder(values, prior)
+    return em.iterate(model, lambda p: Sums(2 * values[min(p, len(values) - 1)]), 0, **keywords)
+
+
+def test_slow_progress__is_not_convergence():
+    """Steps below tol do not stop a fit that still has far to go."""
+    values = [-(0.99**t) for t in range(2000)]
+    result = climb(values, tol=1e-3, max_iter=2000)
+    assert result.status is Status.CONVERGED
+    left = -result.history[-1].log_likelihood
+    assert left == pytest.approx(1e-3, rel=0.05)
+    assert values[1] - values[0] < 0.011
+
+
+def test_remaining_gain__is_exact_on_a_geometric_climb():
+    gain = RemainingGain()
+    estimates = [gain.update(5 - 0.8**t) for t in range(6)]
+    assert estimates[:2] == [np.inf, np.inf]
+    np.testing.assert_allclose(estimates[2:], [0.8**t for t in range(2, 6)], rtol=1e-9)
+
+
+def test_converged_params__are_those_evaluated_last():
+    result = climb([-4, -2, -1, -1, -1], tol=1e-6)
+    assert result.params == len(result.history) - 1
+    assert result.stats.log_likelihood / 2 == result.history[-1].log_likelihood
+
+
+def test_max_iter__returns_the_last_m_step():
+    result = climb([-8, -4, -2, -1], max_iter=3)
+    assert result.status is Status.MAX_ITER
+    assert result.params == 3
+    assert [r.log_likelihood for r in result.history] == [-8, -4, -2]
+
+
+def test_fall__keeps_the_best_parameters():
+    result = climb([-8, -4, -5, -1], tol=1e-6)
+    assert result.status is Status.FELL
+    assert result.params == 1
+    assert result.stats.log_likelihood == -8
+    assert result.history[-1].accepted == "none"
+
+
+def test_fall__within_rounding_is_none():
+    result = climb([-8, -4, -2, -2 - 1e-15, -2], tol=0.0)
+    assert result.status is Status.CONVERGED
+
+
+def test_not_a_number__keeps_the_best_parameters():
+    result = climb([-8, -4, np.nan, -1])
+    assert result.status is Status.FELL
+    assert result.params == 1
+
+
+@pytest.mark.parametrize("first", [np.nan, -np.inf])
+def test_impossible_start__is_an_error(first):
+    with pytest.raises(DegenerateComponentError, match="First pass"):
+        climb([first, -1.0])
+
+
+def test_prior__joins_the_objective_but_not_the_likelihood():
+    result = climb([-8, -4], prior=-6.0, max_iter=2)
+    assert [r.objective for r in result.history] == [-11, -7]
+    assert [r.log_likelihood for r in result.history] == [-8, -4]
+
+
+def test_interrupt__returns_what_was_reached():
+    def e_step(params):
+        if params == 2:
+            raise KeyboardInterrupt
+        return Sums(2.0 * params)
+
+    result = em.iterate(Ladder([]), e_step, 0)
+    assert result.status is Status.INTERRUPTED
+    assert result.params == 2
+    assert len(result.history) == 2
+
+
+def test_interrupt__before_the_first_pass_is_not_swallowed():
+    def e_step(params):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        em.iterate(Ladder([]), e_step, 0)
+
+
+def test_callback__that_returns_true_ends_the_fit():
+    seen = []
+
+    def notify(event):
+        seen.append(event)
+        return len(seen) == 2
+
+    result = climb([-8, -4, -2, -1], notify=notify)
+    assert result.status is Status.CALLBACK
+    assert [event.index for event in seen] == [0, 1]
+    assert seen[0].record is result.history[0]
+
+
+def test_history__holds_what_the_model_reports():
+    result = climb([-8, -4, -2], max_iter=3, bytes_per_pass=7)
+    assert [r.events[0].message for r in result.history] == ["params 1", "params 2", "params 3"]
+    assert {r.bytes_read for r in result.history} == {7}
+    assert all(r.seconds >= 0 for r in result.history)
+
+
+def test_objective__that_may_fall_is_followed():
+    model = Ladder([-8, -4, -5, -4.5])
+    model.ascends = False
+    result = em.iterate(model, lambda p: Sums(2 * model.values[p]), 0, max_iter=4)
+    assert result.status is Status.MAX_ITER
+    assert result.params == 4

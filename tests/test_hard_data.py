@@ -1,0 +1,220 @@
+"""Data that breaks other tools: each case gives the right fit or a clear error, and never NaN."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import streamem as sem
+from streamem.convergence import Status
+from streamem.models.covariance import COVARIANCES
+
+from .strategies import clusters
+
+TYPES = tuple(COVARIANCES)
+X, CENTERS = clusters(n=3000, k=3, d=3)
+X = (X - X.mean(axis=0)) / X.std(axis=0)
+LABELS = sem.GaussianMixture(3, random_state=0, tol=1e-3).fit_predict(X)
+RNG = np.random.default_rng(4)
+
+
+def fit(x, k=3, covariance_type="full", **settings):
+    """A fit that must not contain NaN, Inf or a covariance that is not positive definite."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sem.ConvergenceWarning)
+        gm = sem.GaussianMixture(k, covariance_type=covariance_type, **{"random_state": 0, **settings}).fit(x)
+    for values in (gm.weights_, gm.means_, gm.covariances_, gm.precisions_cholesky_, gm.lower_bounds_):
+        assert np.all(np.isfinite(values))
+    assert gm.result_.status is not Status.FELL
+    assert gm.weights_.sum() == pytest.approx(1)
+    diagonals = (
+        np.diagonal(gm.params_.cholesky, axis1=-2, axis2=-1)
+        if covariance_type in ("full", "tied")
+        else gm.params_.cholesky
+    )
+    assert np.all(diagonals > 0)
+    assert np.all(np.isfinite(gm.score_samples(x)))
+    np.testing.assert_allclose(gm.predict_proba(x).sum(axis=1), 1)
+    return gm
+
+
+def known(x, covariance_type, **settings):
+    """A fit from known labels, so that two versions of the same data start alike."""
+    return fit(x, 3, covariance_type, init_params=LABELS, tol=0, max_iter=8, acceleration="none", **settings)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_offset__of_1e8_standard_deviations_changes_nothing(covariance_type, dtype):
+    """The rows themselves hold fewer digits there; the reference is fitted to the rows they became."""
+    offset = np.array([1e8, -1e8, 3e8]) if dtype == np.float64 else np.array([1e4, -1e4, 3e4])
+    moved = (X + offset).astype(dtype)
+    gm, reference = known(moved, covariance_type), known(moved.astype(float) - offset, covariance_type)
+    assert gm.lower_bound_ == pytest.approx(reference.lower_bound_, rel=1e-8)
+    np.testing.assert_allclose(gm.means_ - offset, reference.means_, atol=2e-7)
+    np.testing.assert_allclose(gm.covariances_, reference.covariances_, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+def test_scales__from_1e_minus_9_to_1e9_change_nothing(covariance_type):
+    scale = np.array([1e-9, 1.0, 1e9])
+    gm, reference = known(X * scale, covariance_type), known(X, covariance_type)
+    assert gm.lower_bound_ + np.log(scale).sum() == pytest.approx(reference.lower_bound_, abs=1e-11)
+    np.testing.assert_allclose(gm.means_ / scale, reference.means_, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_condition__of_1e12_changes_nothing(covariance_type):
+    """Rotated so that no scaling of columns helps; the rows hold the thin direction to about 1e-10."""
+    rotation = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
+    stretch = rotation * np.array([1.0, 1e-3, 1e-6])
+    gm, reference = known(X @ stretch.T, covariance_type), known(X, covariance_type)
+    assert gm.lower_bound_ + np.log(1e-9) == pytest.approx(reference.lower_bound_, abs=1e-7)
+    np.testing.assert_allclose(gm.means_, reference.means_ @ stretch.T, atol=1e-7)
+    np.testing.assert_allclose(gm.predict_proba(X @ stretch.T), reference.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("constant", [0.0, 7.3, -1e12])
+def test_constant_column__changes_no_responsibility(covariance_type, constant):
+    wide = np.column_stack([X, np.full(len(X), constant)])
+    gm = known(wide, covariance_type)
+    np.testing.assert_array_equal(gm.means_[:, 3], constant)
+    if covariance_type != "spherical":
+        np.testing.assert_allclose(
+            gm.predict_proba(wide), known(X, covariance_type).predict_proba(X), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_linearly_dependent_columns__are_fitted(covariance_type):
+    for wide in (np.column_stack([X, X]), np.column_stack([X, X.sum(axis=1)])):
+        gm = fit(wide, covariance_type=covariance_type)
+        assert len(set(gm.predict(wide))) == 3
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("value", [0.0, 2.5, 1e8])
+@pytest.mark.parametrize("k", [1, 3])
+def test_equal_rows__are_fitted(covariance_type, value, k):
+    gm = fit(np.full((50, 2), value), k, covariance_type)
+    np.testing.assert_allclose(gm.means_[gm.weights_ > 0], value)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_duplicates__are_fitted_even_with_more_components_than_distinct_rows(covariance_type):
+    for k in (3, 5, 8):
+        gm = fit(np.repeat(X[:5], 40, axis=0), k, covariance_type)
+        assert gm.lower_bound_ > fit(np.repeat(X[:5], 40, axis=0), 1, covariance_type).lower_bound_
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_component__is_the_mean_and_covariance(covariance_type):
+    gm = fit(X, 1, covariance_type, reg_covar=0)
+    full = np.cov(X.T, bias=True)
+    expected = {
+        "full": full[None],
+        "tied": full,
+        "diag": np.diag(full)[None],
+        "spherical": [np.trace(full) / 3],
+    }
+    np.testing.assert_allclose(gm.means_[0], X.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(gm.covariances_, expected[covariance_type], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_few_rows__are_fitted_or_refused(covariance_type):
+    with pytest.raises(sem.InputError, match="n_components=3 is more than the 2 rows"):
+        fit(X[:2], 3, covariance_type)
+    for n, k in ((1, 1), (3, 3), (4, 3), (2, 1)):
+        assert fit(X[:n], k, covariance_type).predict(X[:n]).shape == (n,)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_column__is_fitted(covariance_type):
+    x = np.concatenate([RNG.normal(-5, 1, (300, 1)), RNG.normal(5, 1, (300, 1))])
+    gm = fit(x, 2, covariance_type)
+    np.testing.assert_allclose(np.sort(gm.means_[:, 0]), [-5, 5], atol=0.3)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_hot_and_integer_columns__are_fitted(covariance_type):
+    fit(np.eye(6)[RNG.integers(6, size=500)], 4, covariance_type)
+    fit(RNG.integers(0, 3, size=(500, 4)), 4, covariance_type)
+    fit(RNG.integers(0, 2, size=(500, 4)).astype(bool), 2, covariance_type)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_float32__is_fitted_as_well_as_float64(covariance_type):
+    gm, reference = known(X.astype(np.float32), covariance_type), known(X, covariance_type)
+    assert gm.lower_bound_ == pytest.approx(reference.lower_bound_, rel=1e-6)
+    np.testing.assert_allclose(gm.means_, reference.means_, atol=1e-5)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("scale", [1e150, 1e-150, 5e-324])
+def test_absurd_magnitudes__are_right_or_refused(covariance_type, scale):
+    try:
+        gm = fit(X * scale, 3, covariance_type)
+    except (sem.InputError, sem.DegenerateComponentError):
+        return
+    if scale != 5e-324:
+        assert len(set(gm.predict(X * scale))) == 3
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_sorted_rows__are_fitted_as_well_as_shuffled(covariance_type):
+    order = np.argsort(LABELS, kind="stable")
+    sorted_rows = fit(X[order], 3, covariance_type, max_iter=1000)
+    shuffled = fit(X, 3, covariance_type, max_iter=1000)
+    assert sorted_rows.lower_bound_ == pytest.approx(shuffled.lower_bound_, abs=1e-4)
+
+
+@pytest.mark.parametrize("d", [32, 100])
+def test_many_dimensions__keep_responsibilities_right(d):
+    """Densities of separated clusters underflow long before their logarithms do."""
+    labels = RNG.integers(3, size=2000)
+    x = RNG.normal(0, 10, (3, d))[labels] + RNG.normal(size=(2000, d))
+    gm = fit(x, 3, "full")
+    resp = gm.predict_proba(x)
+    assert np.all(resp.max(axis=1) > 1 - 1e-9)
+    found = resp.argmax(axis=1)
+    assert len({(a, b) for a, b in zip(labels, found, strict=True)}) == 3
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_collapse__without_a_penalty_is_a_clear_error_or_the_best_so_far(covariance_type):
+    x = np.repeat(X[:5], 40, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sem.ConvergenceWarning)
+        gm = sem.GaussianMixture(5, covariance_type=covariance_type, reg_covar=0, random_state=0)
+        try:
+            gm.fit(x)
+        except sem.DegenerateComponentError as raised:
+            error = raised
+        else:
+            error = None
+            assert np.all(np.isfinite(gm.means_))
+    assert error is None or "reg_covar" in str(error)
+
+
+def test_random_trials__never_end_in_nan():
+    """Dropouts, repeats, scales, offsets, K too large: whatever comes, finite numbers or a clear error."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n, d, k = rng.integers(1, 80), rng.integers(1, 5), rng.integers(1, 9)
+        x = rng.normal(size=(n, d)) * 10.0 ** rng.integers(-9, 10, d) + rng.choice([0, 1e8], d)
+        x = x[rng.integers(0, max(1, n // rng.integers(1, 8)), n)]
+        weight = rng.integers(0, 3, n) if rng.random() < 0.5 else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sem.ConvergenceWarning)
+            try:
+                gm = sem.GaussianMixture(
+                    int(k), covariance_type=TYPES[seed % 4], random_state=seed, max_iter=30
+                ).fit(x, sample_weight=weight)
+            except sem.InputError:
+                continue
+        assert np.all(np.isfinite(gm.covariances_)), seed
+        assert gm.result_.status is not Status.FELL, seed
+        rises = np.diff([record.objective for record in gm.result_.history])
+        assert np.all(rises > -1e-9 * abs(gm.lower_bound_)), seed

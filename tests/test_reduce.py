@@ -1,0 +1,200 @@
+"""One pass: the tree belongs to the blocks, so no scheduler, worker count or partition changes a bit."""
+
+import dataclasses
+import threading
+
+import dask
+import numpy as np
+import pytest
+from dask.callbacks import Callback
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamem import reduce
+from streamem.errors import InputError, MemoryLimitError
+from streamem.protocols import Rows
+from streamem.sinks import open_sink
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Statistics that remember how they were merged."""
+
+    text: str
+    n_samples: int = 1
+    weight: float = 1.0
+    log_likelihood: float = 0.0
+
+    def merge(self, other):
+        return Trace(f"({self.text}{other.text})", self.n_samples + other.n_samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeBlock:
+    index: int
+    size: int = 3
+
+    @property
+    def start(self):
+        return self.index * self.size
+
+    @property
+    def stop(self):
+        return self.start + self.size
+
+    def load(self, buffer=None):
+        return Rows(np.arange(self.start, self.stop, dtype=float)[:, None], None, self.start)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeSource:
+    n_blocks: int
+    n_features: int = 1
+    dtype: type = float
+    block_bytes: int = 24
+    name: str = "fake"
+
+    @property
+    def n_samples(self):
+        return 3 * self.n_blocks
+
+    def blocks(self):
+        return [FakeBlock(i) for i in range(self.n_blocks)]
+
+
+def trace(rows):
+    return Trace(str(rows.start // 3), len(rows.x))
+
+
+def run(n_blocks, n_workers, name="synchronous", **keywords):
+    return reduce.map_reduce(trace, FakeSource(n_blocks), reduce.Scheduler(name, n_workers), **keywords)
+
+
+def tree(names):
+    """The law, as plainly as it can be put: neighbours level by level, an odd one moves up."""
+    while len(names) > 1:
+        names = [
+            f"({names[i]}{names[i + 1]})" if i + 1 < len(names) else names[i] for i in range(0, len(names), 2)
+        ]
+    return names[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(n_blocks=st.integers(1, 70), partitions=st.integers(1, 80))
+def test_tree__depends_on_the_blocks_alone(n_blocks, partitions):
+    size = reduce.partition_size(n_blocks, partitions)
+    blocks = FakeSource(n_blocks).blocks()
+    nodes = [
+        reduce._fold(reduce._Opaque(blocks[i : i + size]), reduce._Opaque(trace))
+        for i in range(0, n_blocks, size)
+    ]
+    assert reduce._tree(nodes, reduce._merge).text == tree([str(i) for i in range(n_blocks)])
+
+
+@pytest.mark.parametrize("name", ["synchronous", "threads"])
+@pytest.mark.parametrize("n_blocks", [1, 2, 5, 300])
+def test_map_reduce__builds_that_tree(name, n_blocks):
+    stats = run(n_blocks, 2, name)
+    assert stats.text == tree([str(i) for i in range(n_blocks)])
+    assert stats.n_samples == 3 * n_blocks
+
+
+def test_progress__counts_every_row_once():
+    seen = []
+    run(40, 3, "threads", progress=seen.append)
+    assert seen[-1] == 120
+    assert seen == sorted(seen)
+    assert len(seen) > 10
+
+
+def test_fold__holds_no_more_statistics_than_the_tree_is_deep():
+    alive, peak = 0, 0
+
+    class Counted(Trace):
+        def merge(self, other):
+            nonlocal alive
+            alive -= 1
+            return Counted("", 1)
+
+    def step(rows):
+        nonlocal alive, peak
+        alive += 1
+        peak = max(peak, alive)
+        return Counted("")
+
+    reduce._fold(reduce._Opaque(FakeSource(256).blocks()), reduce._Opaque(step))
+    assert peak <= 9
+
+
+def test_buffer__is_one_for_each_thread():
+    here = reduce.thread_buffer()
+    there = []
+    thread = threading.Thread(target=lambda: there.append(reduce.thread_buffer()))
+    thread.start()
+    thread.join()
+    assert reduce.thread_buffer() is here
+    assert there[0] is not here
+
+
+def open_local(**keywords):
+    source = FakeSource(4, block_bytes=keywords.pop("block_bytes", 24))
+    with reduce.open_scheduler(source=source, **keywords) as scheduler:
+        return scheduler
+
+
+def test_workers__follow_dask_and_memory():
+    with dask.config.set(num_workers=8):
+        assert open_local().n_workers == 8
+        assert open_local(memory_limit=100, block_bytes=10).n_workers == 5
+        assert open_local(memory_limit=10, block_bytes=10).n_workers == 1
+        assert open_local(scheduler="synchronous").n_workers == 1
+
+
+def test_memory_limit__that_cannot_be_met_is_refused_with_the_numbers():
+    with pytest.raises(MemoryLimitError, match=r"fake: .* 1,000 bytes.* 999"):
+        open_local(memory_limit=999, block_bytes=1000)
+
+
+def test_scheduler__of_unknown_name_is_refused():
+    with pytest.raises(InputError, match="got 'thread'"):
+        open_local(scheduler="thread")
+
+
+def test_computing__leaves_dask_as_it_was():
+    before = set(Callback.active)
+    run(4, 2)
+    assert set(Callback.active) == before
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 4, 7, 100])
+@pytest.mark.parametrize("n_blocks", [1, 2, 9])
+def test_map_rows__writes_each_result_once_in_whole_chunks(chunk_rows, n_blocks):
+    source = FakeSource(n_blocks)
+    written = []
+
+    class Sink:
+        def __init__(self):
+            self.chunk_rows = chunk_rows
+
+        def write(self, start, values):
+            written.append((start, values))
+
+    reduce.map_rows(lambda rows: rows.x[:, 0] * 2, source, Sink(), reduce.Scheduler("synchronous", 3))
+    written.sort(key=lambda pair: pair[0])
+    np.testing.assert_array_equal(np.concatenate([v for _, v in written]), 2 * np.arange(3 * n_blocks))
+    for start, values in written:
+        assert start % chunk_rows == 0
+        assert len(values) == min(chunk_rows, 3 * n_blocks - start)
+
+
+def test_map_rows__failing_leaves_nothing_under_the_final_name(tmp_path):
+    def fail(rows):
+        if rows.start >= 6:
+            raise ValueError("broken")
+        return rows.x[:, 0]
+
+    out = tmp_path / "out.npy"
+    sink = open_sink(out, n_samples=12, trailing_shape=(), dtype=np.dtype(float), block_rows=3)
+    with pytest.raises(ValueError, match="broken"), sink:
+        reduce.map_rows(fail, FakeSource(4), sink, reduce.Scheduler("threads", 2))
+    assert list(tmp_path.iterdir()) == []
