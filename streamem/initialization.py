@@ -161,7 +161,7 @@ def _kmeans(rows: Rows, k: int, scale: Array, rng: np.random.Generator) -> NDArr
 
 
 def _ward(centers: Array, mass: Array, scale: Array, k: int) -> Array:
-    """Merge the two centres that add the least scatter, n_a n_b/(n_a + n_b) ‖c_a − c_b‖², until k are left."""
+    """Merge two centres of least added scatter, n_a n_b/(n_a + n_b) ‖c_a − c_b‖², until k are left."""
     origin = centers[0]
     scaled = (centers - origin) * scale
     costs = _merge_costs(scaled[:, None] - scaled, mass[:, None], mass)

@@ -46,13 +46,13 @@ def known(x, covariance_type, **settings):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_offset__of_1e8_standard_deviations_changes_nothing(covariance_type, dtype):
-    """The rows themselves hold fewer digits there; the reference is fitted to the rows they became."""
+    """The reference is fitted to the rows as they became; means themselves end at digit 16, 6e-8 here."""
     offset = np.array([1e8, -1e8, 3e8]) if dtype == np.float64 else np.array([1e4, -1e4, 3e4])
     moved = (X + offset).astype(dtype)
     gm, reference = known(moved, covariance_type), known(moved.astype(float) - offset, covariance_type)
-    assert gm.lower_bound_ == pytest.approx(reference.lower_bound_, rel=1e-8)
+    assert gm.lower_bound_ == pytest.approx(reference.lower_bound_, abs=2e-7)
     np.testing.assert_allclose(gm.means_ - offset, reference.means_, atol=2e-7)
-    np.testing.assert_allclose(gm.covariances_, reference.covariances_, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(gm.covariances_, reference.covariances_, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])

@@ -1,7 +1,7 @@
 """How every kernel is compiled, and where the machine code is kept between processes.
 
-numba's own cache notices a changed entry function only; what the entry calls from other files is not looked at.
-So the cache directory is named by a digest of all kernel sources: no change can meet a stale entry.
+numba's own cache notices a changed entry function only; what it calls from other files is not looked at. So the
+cache directory is named by a digest of all kernel sources: no change can meet a stale entry.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numba
 from numba.core import event
@@ -24,19 +24,17 @@ __all__ = ["FASTMATH", "cache_directory", "kernel"]
 
 logger = logging.getLogger("streamem")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 FASTMATH = frozenset({"contract", "reassoc", "nsz", "arcp"})
 """What LLVM may assume. Infinities and NaN keep their meaning: dead components and overflow rely on it."""
 
 
 @overload
-def kernel(function: F) -> F: ...
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]: ...
 @overload
-def kernel(*, inline: bool, fastmath: Collection[str] = ...) -> Callable[[F], F]: ...
+def kernel(*, inline: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
-def kernel(function: Any = None, *, inline: bool = False, fastmath: Collection[str] = FASTMATH) -> Any:
+def kernel(function: Any = None, *, inline: bool = False) -> Any:
     """Compile a function on its first call, without the GIL, and keep the machine code on disk.
 
     Parameters
@@ -45,19 +43,17 @@ def kernel(function: Any = None, *, inline: bool = False, fastmath: Collection[s
         Plain loops over arrays.
     inline
         For a piece of other kernels: always inlined, never kept on its own.
-    fastmath
-        Fewer liberties than `FASTMATH`, for what depends on the order of operations.
 
     Notes
     -----
     Never ``parallel=True``: the threads belong to the scheduler that calls.
     """
     if function is None:
-        return partial(kernel, inline=inline, fastmath=fastmath)
+        return partial(kernel, inline=inline)
     directory = None if inline else cache_directory()
     options: dict[str, Any] = {
         "nogil": True,
-        "fastmath": set(fastmath),
+        "fastmath": set(FASTMATH),
         "boundscheck": False,
         "error_model": "numpy",
         "cache": directory is not None,

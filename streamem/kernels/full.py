@@ -42,7 +42,7 @@ EVERY_ROW = -1
 
 
 class FullComponents(NamedTuple):
-    """`FullGaussian` in the dtype of tiles, features padded to a multiple of 4, with working memory and sums."""
+    """`FullGaussian` in the dtype of tiles, features padded to a multiple of 4; memory to work in; sums."""
 
     means: NDArray[Any]
     """(k, padded d)."""
@@ -58,7 +58,7 @@ class FullComponents(NamedTuple):
     """A tile of whitened rows times the square roots of their weights."""
     root: NDArray[Any]
     """(rows,) square roots of weighted responsibilities."""
-    count: NDArray[np.int64]
+    n_chosen: NDArray[np.int64]
     """(k,) rows chosen for each component, or EVERY_ROW."""
     chosen: NDArray[np.int64]
     """(k, rows) the chosen rows' places in the tile; y is in this order."""
@@ -67,7 +67,7 @@ class FullComponents(NamedTuple):
     guess: NDArray[np.int64]
     """(rows,) what is likely the likeliest component."""
     patience: NDArray[np.int64]
-    """(3,) tiles to go before choosing is tried again, tiles to wait after the next failure, rows seen so far."""
+    """(3,) tiles until rows are chosen again, tiles to wait after the next failure, rows seen so far."""
     sum_wy: NDArray[np.float64]
     """(k, padded d / 4, 8) sums of even and odd vectors."""
     sum_wyy: NDArray[np.float64]
@@ -87,7 +87,7 @@ def full_components(family: FullGaussian, n_rows: int, dtype: Any) -> FullCompon
         y=aligned_zeros((kept, p * n_rows), dtype),
         z=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
-        count=np.full(k, EVERY_ROW),
+        n_chosen=np.full(k, EVERY_ROW),
         chosen=np.zeros((k, n_rows), np.int64),
         chosen_resp=aligned_zeros(n_rows, dtype),
         guess=np.zeros(n_rows, np.int64),
@@ -101,7 +101,7 @@ def full_sums(
     family: FullGaussian, components: FullComponents
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_wy (k, d) and sum_wyy (k, d, d)."""
-    k, d = family.means.shape
+    d = family.means.shape[1]
     return unpaired(components.sum_wy, d), gram_matrix(components.sum_wyy, d)
 
 
@@ -114,7 +114,7 @@ def unpaired(sums: NDArray[np.float64], n_features: int) -> NDArray[np.float64]:
 @kernel(inline=True)
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write log-joints, and whitened rows to y. O(k d² / 2) multiply-adds per row."""
-    components.count[:] = EVERY_ROW
+    components.n_chosen[:] = EVERY_ROW
     for c in range(len(components.means)):
         whiten(components, tile, c, components.means.shape[1], n_strips, tile.resp[c])
 
@@ -145,7 +145,7 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r y`` and ``Σ w r y yᵀ``. O(k d² / 2) multiply-adds per row."""
     n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
     for c in range(len(components.means)):
-        held, resp = components.count[c], tile.resp[c]
+        held, resp = components.n_chosen[c], tile.resp[c]
         y = components.y[c if len(components.y) > 1 else 0]
         if held == 0:
             continue
@@ -203,9 +203,9 @@ TRIED_FROM = 16
 def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write log-joints where they matter to a sum, and -inf elsewhere; whitened rows of the former to y.
 
-    Squared distances over a few features bound those over all. The component that looks likeliest then is worked out
-    for each row; what is out of reach of it by so much that ``w r`` would vanish in its sum is left out. Where few
-    are, every row of the following tiles is worked out for all.
+    Squared distances over a few features bound those over all. The component that looks likeliest then is
+    worked out for each row; what is out of reach of it by so much that ``w r`` would vanish in its sum is left
+    out. Where few are, every row of the following tiles is worked out for all.
     """
     k, n_features = components.means.shape
     patience, held = components.patience, n_strips * rows_per_strip(tile.x)
@@ -217,19 +217,19 @@ def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-d
     for c in range(k):
         whiten(components, tile, c, TRIED_FEATURES, n_strips, tile.resp[c])
     likeliest(tile, held, components.guess)
-    components.count[:] = 0
+    components.n_chosen[:] = 0
     for t in range(held):
         _choose(components, components.guess[t], t)
     for c in range(k):
         whiten_chosen(components, tile, c, 0, tile.resp[c])
     for t in range(held):  # the least that a log-joint must be, but for what depends on the component
         tile.total[t] = tile.resp[components.guess[t], t] - np.log(max(tile.weight[t], 1e-300))
-    n_chosen = 0
+    total = 0
     for c in range(k):
-        already = components.count[c]
+        already = components.n_chosen[c]
         _choose_notable(components, tile, c, held)
-        n_chosen += components.count[c]
-        if n_chosen * 3 > held * k:
+        total += components.n_chosen[c]
+        if total * 3 > held * k:
             patience[0] = patience[1]
             patience[1] = min(2 * patience[1], 64)
             log_joint(components, tile, n_strips)
@@ -240,13 +240,13 @@ def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-d
 
 @kernel(inline=True)
 def _choose(components, c, t):  # type: ignore[no-untyped-def]
-    components.chosen[c, components.count[c]] = t
-    components.count[c] += 1
+    components.chosen[c, components.n_chosen[c]] = t
+    components.n_chosen[c] += 1
 
 
 @kernel(inline=True)
 def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def]
-    """Choose rows where w r of component c may exceed 2⁻⁶⁴ of its mean so far; log-joints of others become -inf."""
+    """Choose rows where w r may exceed 2⁻⁶⁴ of the component's mean so far; other log-joints become -inf."""
     least = np.log(tile.sum_w[c] / components.patience[2]) - 64.0 * np.log(2.0)
     resp, guess = tile.resp[c], components.guess
     for t in range(n_rows):
@@ -259,11 +259,11 @@ def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def
 
 @kernel(inline=True)
 def whiten_chosen(components, tile, c, start, joint):  # type: ignore[no-untyped-def]
-    """Write ``y = L_c⁻¹ (x - μ_c)`` of chosen rows, from number `start` or a little before, and their log-joints."""
+    """Write ``y = L_c⁻¹ (x - μ_c)`` and log-joints of chosen rows, from number `start` or a little before."""
     n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
     x, difference, mean = tile.x, components.difference, components.means[c]
     y = components.y[c if len(components.y) > 1 else 0]
-    chosen, held = components.chosen[c], components.count[c]
+    chosen, held = components.chosen[c], components.n_chosen[c]
     half = splat(x.dtype.type(-0.5))
     const = splat(x.dtype.type(components.log_const[c]))
     for s in range(start // lanes, -(-held // lanes)):

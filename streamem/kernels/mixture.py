@@ -1,7 +1,7 @@
 """The E-step of a Gaussian mixture: responsibilities by log-sum-exp, and the sums that determine the M-step.
 
-One loop over tiles serves all covariance types; numba compiles it once for each, and for each dtype. Nothing of
-the size of the rows is allocated, but what is asked for.
+One loop over tiles serves all covariance types; numba compiles it once for each, and for each dtype. Nothing of the
+size of the rows is allocated, but what is asked for.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def statistics(
     weight: Float64Array | None,
     family: GaussianFamily,
     resp: Float64Array | None = None,
-    precision: DTypeLike = None,
+    precision: DTypeLike | None = None,
 ) -> MixtureSums:
     """Return the sufficient statistics of one block of rows.
 
@@ -101,21 +101,23 @@ def statistics(
     return MixtureSums(log_likelihood, entropy, tile.sum_w, *_sums(family, components))
 
 
-def score_samples(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> Float64Array:
+def score_samples(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> Float64Array:
     """Return (n,) log densities ``log Σ_k exp(log_joint)``."""
     out = np.empty(len(x))
     _by_row(x, *_prepare(family, len(x), precision), out, _NO_RESP, _NO_LABEL)
     return out
 
 
-def responsibilities(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> Float64Array:
+def responsibilities(
+    x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None
+) -> Float64Array:
     """Return (n, k) posterior probabilities; zeros in a row that no component can explain."""
     out = np.empty((len(x), len(family.log_const)))
     _by_row(x, *_prepare(family, len(x), precision), _NO_WEIGHT, out, _NO_LABEL)
     return out
 
 
-def labels(x: FloatArray, family: GaussianFamily, precision: DTypeLike = None) -> NDArray[np.int64]:
+def labels(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> NDArray[np.int64]:
     """Return (n,) the likeliest component of each row; the first of several."""
     out = np.empty(len(x), np.int64)
     _by_row(x, *_prepare(family, len(x), precision), _NO_WEIGHT, _NO_RESP, out)
@@ -127,7 +129,7 @@ _NO_WEIGHT = np.empty(0)
 _NO_RESP = np.empty((0, 0))
 
 
-def _prepare(family: GaussianFamily, n: int, precision: DTypeLike) -> tuple[Tile, Any]:
+def _prepare(family: GaussianFamily, n: int, precision: DTypeLike | None) -> tuple[Tile, Any]:
     """Return working memory for at most n rows at a time, and the family in the form of its kernels."""
     dtype = np.dtype(np.float64 if precision is None else precision)
     lanes = STRIP_BYTES // dtype.itemsize
@@ -174,7 +176,7 @@ def _statistics(x, weight, resp, given, tile, components):  # type: ignore[no-un
 
 @kernel
 def _by_row(x, tile, components, densities, resp, label):  # type: ignore[no-untyped-def]
-    """Write log densities (n,), posterior probabilities (n, k) and the likeliest components (n,), where not empty."""
+    """Write that of densities (n,), posterior probabilities (n, k) and likeliest components (n,) not empty."""
     lanes = rows_per_strip(tile.x)
     row = 0
     while row < len(x):

@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
+from streamem.kernels.full import unpaired, weigh
+from streamem.kernels.products import add_gram, gram_blocks, gram_matrix
+from streamem.kernels.tiles import aligned_zeros, fill, make_tile, padded, rows_per_strip
 
 __all__ = ["Moments", "moments"]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Float64Array: TypeAlias = NDArray[np.float64]
+
+TILE_ROWS = 128
 
 
 class Moments(NamedTuple):
@@ -32,29 +37,32 @@ class Moments(NamedTuple):
 
 def moments(x: FloatArray, weight: Float64Array | None, shift: Float64Array) -> Moments:
     """Return the weighted moments of (n, d) rows about `shift`; rows of weight 0 are as if absent."""
-    w = np.ones(len(x)) if weight is None else weight
-    return Moments(*_moments(x, w, shift))
+    d, p = len(shift), padded(len(shift))
+    n_rows = TILE_ROWS
+    tile = make_tile(shift, np.ones(d), 1, n_rows, np.float64)
+    minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
+    sum_wd, sum_wdd = aligned_zeros((p // 4, 8), np.float64), aligned_zeros((gram_blocks(p), 8), np.float64)
+    root, z = aligned_zeros(n_rows, np.float64), aligned_zeros(n_rows * p, np.float64)
+    weights = np.empty(0) if weight is None else np.ascontiguousarray(weight, np.float64)
+    total = _moments(x, weights, tile, root, z, minimum, maximum, sum_wd, sum_wdd)
+    return Moments(total, minimum, maximum, unpaired(sum_wd[None], d)[0], gram_matrix(sum_wdd, d))
 
 
 @kernel
-def _moments(x, weight, shift):  # type: ignore[no-untyped-def]
-    n, d = x.shape
+def _moments(x, weight, tile, root, z, minimum, maximum, sum_wd, sum_wdd):  # type: ignore[no-untyped-def]
+    """Return the weight; update minimum and maximum (d,), add to the sums. O(n d²) time, no memory."""
+    n_features, lanes = len(z) // len(root), rows_per_strip(tile.x)
     total = 0.0
-    minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
-    sum_wd, sum_wdd = np.zeros(d), np.zeros((d, d))
-    diff = np.empty(d)
-    for t in range(n):
-        w = weight[t]
-        if w == 0.0:
-            continue
-        total += w
-        for i in range(d):
-            value = np.float64(x[t, i])
-            minimum[i] = min(minimum[i], value)
-            maximum[i] = max(maximum[i], value)
-            diff[i] = value - shift[i]
-            sum_wd[i] += w * diff[i]
-        for i in range(d):
-            for j in range(d):
-                sum_wdd[i, j] += w * diff[i] * diff[j]
-    return total, minimum, maximum, sum_wd, sum_wdd
+    row = 0
+    while row < len(x):
+        row, held = fill(x, weight, row, tile)
+        n_strips = -(-held // lanes)
+        for t in range(held):
+            total += tile.weight[t]
+            values = x[tile.row[t]]
+            for j in range(len(minimum)):
+                minimum[j] = values[j] if values[j] < minimum[j] else minimum[j]
+                maximum[j] = values[j] if values[j] > maximum[j] else maximum[j]
+        weigh(tile.weight, tile.x, n_features, n_strips, root, z, sum_wd)
+        add_gram(z, n_features, n_strips, sum_wdd, 0)
+    return total

@@ -60,7 +60,7 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
-def _pointer(builder: Any, context: Any, array_type: Any, array: Any, position: Any, kind: Any) -> Any:
+def _pointer(builder: Any, context: Any, array_type: Any, kind: Any, array: Any, position: Any) -> Any:
     """Return the address of the vector at `position`, counted in vectors from the start of the array."""
     data = context.make_array(array_type)(context, builder, array).data
     first = builder.mul(position, ir.Constant(position.type, kind.count))
@@ -73,7 +73,7 @@ def load(typingctx: Any, array: Any, position: Any) -> Any:
     vector = VectorType(array.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, context, array, *args, context.get_value_type(vector))
+        pointer = _pointer(builder, context, array, context.get_value_type(vector), *args)
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
     return vector(array, types.intp), codegen
@@ -84,7 +84,7 @@ def store(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
     """Write a vector to `position` of a contiguous array."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, context, array, *args[:2], args[2].type)
+        pointer = _pointer(builder, context, array, args[2].type, args[0], args[1])
         builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -174,9 +174,7 @@ def exp(typingctx: Any, x: Any) -> Any:
         exponent = builder.fptosi(n, integer)
         if double:
             exponent = builder.sext(exponent, wide)
-        exponent = builder.add(
-            exponent, ir.Constant(wide, [bias] * x.lanes)
-        )  # at `lowest` this is 0, and so is 2ⁿ
+        exponent = builder.add(exponent, ir.Constant(wide, [bias] * x.lanes))
         power = builder.bitcast(builder.shl(exponent, ir.Constant(wide, [mantissa_bits] * x.lanes)), kind)
         return builder.fmul(series, power)
 
@@ -218,7 +216,7 @@ def add_sums(
         kind = ir.VectorType(ir.DoubleType(), 8)
         if sums.type != kind:
             sums = builder.fpext(sums, kind)
-        pointer = _pointer(builder, context, out, args[0], args[1], kind)
+        pointer = _pointer(builder, context, out, kind, args[0], args[1])
         total = builder.fadd(builder.load(pointer, align=8), sums)
         builder.store(total, pointer, align=8)
         return context.get_dummy_value()
@@ -227,7 +225,7 @@ def add_sums(
 
 
 def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
-    """Sum neighbouring lanes, packing two vectors into one as long as there are two, until one lane is left of each."""
+    """Sum neighbouring lanes, packing two vectors into one while there are two, until each has one lane."""
     per_source = vectors[0].type.count
     while per_source > 1:
         if len(vectors) > 1:

@@ -1,8 +1,8 @@
-"""What all mixtures do with the rows that one tile holds: bring them in, and turn log-joints into responsibilities.
+"""What all mixtures do with the rows that one tile holds: bring them in, turn log-joints into responsibilities.
 
-A tile is transposed: rows lie in SIMD lanes, in strips (see `streamem.kernels.products`). Components write a tile's
-log-joints, `posterior` replaces them by weighted responsibilities, and components add up their moments. What is
-particular to a family of components implements `log_joint` and `add_moments`.
+A tile is transposed: rows lie in SIMD lanes, in strips (see `streamem.kernels.products`). Components write a
+tile's log-joints, `posterior` replaces them by weighted responsibilities, and components add up their moments. What
+is particular to a family of components implements `log_joint`, `notable_log_joint` and `add_moments`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def log_joint(components: Any, tile: Any, n_strips: int) -> None:
 
 
 def notable_log_joint(components: Any, tile: Any, n_strips: int) -> None:
-    """Write log-joints, or -inf in place of such as cannot change a sum of responsibilities by its rounding."""
+    """Write log-joints, or -inf in place of such as vanish in the rounding of the sums that they enter."""
     raise NotImplementedError("for compiled code only")
 
 
@@ -131,7 +131,7 @@ def implements(generic: Any, family: type) -> Any:
     def register(implementation: Any) -> Any:
         @overload(generic)
         def choose(components, tile, n_strips):  # type: ignore[no-untyped-def]
-            if isinstance(components, types.NamedTuple) and components.instance_class is family:
+            if isinstance(components, types.BaseNamedTuple) and components.instance_class is family:
                 return lambda components, tile, n_strips: implementation(components, tile, n_strips)
             return None
 
@@ -142,7 +142,7 @@ def implements(generic: Any, family: type) -> Any:
 
 @kernel(inline=True)
 def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
-    """Bring in rows of x from `start` on, leaving out those of weight 0; return the next row and the rows held."""
+    """Bring in rows of x from `start` on but those of weight 0; return the next row and the number held."""
     n_features = len(tile.center)
     lanes = rows_per_strip(tile.x)
     stride = len(tile.x) // len(tile.row) * lanes
@@ -191,7 +191,7 @@ def log_total(tile, n_strips):  # type: ignore[no-untyped-def]
 
 @kernel(inline=True)
 def posterior(tile, n_strips):  # type: ignore[no-untyped-def]
-    """Replace log-joints by ``w r``; return ``Σ w log Σ_k exp(log_joint)`` and ``-Σ w r log r``. O(k) time per row."""
+    """Replace log-joints by ``w r``; return ``Σ w log Σ_k exp(log_joint)`` and ``-Σ w r log r``."""
     log_total(tile, n_strips)
     log_likelihood = entropy = 0.0
     n_rows = n_strips * rows_per_strip(tile.x)

@@ -46,7 +46,9 @@ def problem(covariance_type, n, d, k, seed=0, offset=0.0, separation=1.0, dtype=
     }[covariance_type]
     choleskys = naive.full_cholesky(covariance_type, covariances, k, d)
     x = (means[rng.integers(k, size=n)] + rng.normal(size=(n, d))).astype(dtype)
-    return Problem(covariance_type, x, weights, means, choleskys, family(covariance_type, weights, means, choleskys))
+    return Problem(
+        covariance_type, x, weights, means, choleskys, family(covariance_type, weights, means, choleskys)
+    )
 
 
 def family(covariance_type, weights, means, choleskys):

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -91,7 +93,7 @@ def test_statistics__hold_where_whitened_rows_of_all_components_do_not_fit(monke
 def test_statistics__are_additive_over_blocks(covariance_type, cuts, seed):
     p = problem(covariance_type, 400, 4, 3, seed)
     edges = [0, *sorted(cuts), 400]
-    parts = [mixture.statistics(p.x[a:b], None, p.family) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [mixture.statistics(p.x[a:b], None, p.family) for a, b in pairwise(edges)]
     total = [sum(values) for values in zip(*parts, strict=True)]
     assert_sums_close(mixture.statistics(p.x, None, p.family), total, 400, rtol=1e-12)
 
@@ -112,7 +114,9 @@ def test_statistics__of_an_integer_weight_are_those_of_repeated_rows(covariance_
     p = problem(covariance_type, 200, 5, 4)
     times = np.arange(200) % 4
     repeated = mixture.statistics(np.repeat(p.x, times, axis=0), None, p.family)
-    assert_sums_close(mixture.statistics(p.x, times.astype(float), p.family), repeated, times.sum(), rtol=1e-12)
+    assert_sums_close(
+        mixture.statistics(p.x, times.astype(float), p.family), repeated, times.sum(), rtol=1e-12
+    )
 
 
 @every_type
@@ -138,7 +142,9 @@ def test_statistics__do_not_feel_an_offset(covariance_type, dtype):
 
 @every_type
 @pytest.mark.parametrize("precision, far", [(np.float64, 1e200), (np.float64, 1.7e308), (np.float32, 1e25)])
-def test_statistics__of_a_row_out_of_range_are_infinite_in_the_likelihood_alone(covariance_type, precision, far):
+def test_statistics__of_a_row_out_of_range_are_infinite_in_the_likelihood_alone(
+    covariance_type, precision, far
+):
     p = problem(covariance_type, 200, 4, 3)
     x = p.x.copy()
     x[7] = far * np.array([1, -1, 1, -1])
@@ -174,9 +180,14 @@ def test_statistics__accept_hard_and_unnormalised_responsibilities(covariance_ty
 def test_rowwise_results__are_the_formulas(covariance_type, n, dtype):
     p = problem(covariance_type, n, 5, 4, dtype=dtype)
     joint = naive.log_joint(p.x, *p.oracle)
-    np.testing.assert_allclose(mixture.score_samples(p.x, p.family), naive.score_samples(p.x, *p.oracle), rtol=1e-10)
     np.testing.assert_allclose(
-        mixture.responsibilities(p.x, p.family), naive.responsibilities(p.x, *p.oracle), rtol=1e-9, atol=1e-300
+        mixture.score_samples(p.x, p.family), naive.score_samples(p.x, *p.oracle), rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        mixture.responsibilities(p.x, p.family),
+        naive.responsibilities(p.x, *p.oracle),
+        rtol=1e-9,
+        atol=1e-300,
     )
     labels = mixture.labels(p.x, p.family)
     assert labels.dtype == np.int64

@@ -32,5 +32,9 @@ def test_moments__of_no_rows_are_the_neutral_element(weight):
 
 def test_moments__ignore_rows_of_weight_zero():
     x = np.array([[1.0, 2.0], [np.nan, np.inf], [3.0, 4.0]])
-    for a, e in zip(moments(x, np.array([1.0, 0, 2]), np.ones(2)), moments(x[::2].copy(), np.array([1.0, 2]), np.ones(2)), strict=True):
+    for a, e in zip(
+        moments(x, np.array([1.0, 0, 2]), np.ones(2)),
+        moments(x[::2].copy(), np.array([1.0, 2]), np.ones(2)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(a, e)

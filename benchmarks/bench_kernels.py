@@ -1,0 +1,221 @@
+"""Time of one E-step against scikit-learn's iteration, numpy's matrix product, and merely reading the rows.
+
+All in one run on the same cores, so that the ratios mean something on a shared machine. Rows are worked through
+in blocks by a pool of threads, as a pass does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics as st
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from streamem.kernels import mixture
+from streamem.kernels.gaussian import DiagGaussian, FullGaussian, SphericalGaussian, TiedGaussian
+
+BLOCK_BYTES = 16 << 20
+
+
+class Case(NamedTuple):
+    covariance_type: str
+    n: int
+    d: int
+    k: int
+    separation: float = 0.5
+    """Standard deviation of the component means, in those of the components."""
+
+
+CASES = [
+    Case("full", 1_000_000, 32, 16),
+    Case("full", 200_000, 128, 16),
+    Case("full", 1_000_000, 8, 8),
+    Case("full", 500_000, 32, 64),
+    Case("full", 500_000, 32, 64, separation=5.0),
+    Case("tied", 1_000_000, 32, 16),
+    Case("diag", 1_000_000, 32, 16),
+    Case("spherical", 1_000_000, 32, 16),
+]
+SMALL_CASES = [
+    Case("full", 1_000_000, 1, 1),
+    Case("full", 1_000_000, 3, 5),
+    Case("full", 20_000, 300, 4),
+    Case("full", 5_000, 4, 1000),
+    Case("full", 200, 8, 8),
+    Case("diag", 1_000_000, 2, 3),
+    Case("tied", 20_000, 2, 1000),
+]
+TINY_CASES = [Case("full", 2000, 4, 3), Case("diag", 2000, 4, 3)]
+
+
+def make_problem(case: Case) -> tuple[Any, Any]:
+    """Return rows and components."""
+    rng = np.random.default_rng(0)
+    k, d = case.k, case.d
+    means = case.separation * rng.normal(size=(k, d))
+    x = rng.normal(size=(case.n, d))
+    x += means[rng.integers(k, size=case.n)]
+    whitening = 0.05 * np.tril(rng.normal(size=(k, d, d))) + np.eye(d)
+    log_const = np.full(k, -np.log(k) - d / 2 * np.log(2 * np.pi))
+    kind, own = {
+        "full": (FullGaussian, whitening),
+        "tied": (TiedGaussian, whitening[0]),
+        "diag": (DiagGaussian, np.ones((k, d))),
+        "spherical": (SphericalGaussian, np.ones(k)),
+    }[case.covariance_type]
+    return x, kind(np.zeros(d), means, np.ascontiguousarray(own), log_const)
+
+
+def median_seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Return the median time, after one run that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return st.median(times)
+
+
+def by_blocks(x: Any, work: Callable[[Any], Any], threads: int) -> Callable[[], Any]:
+    """Return a call that works through the blocks of x with a pool of threads."""
+    rows = max(1, BLOCK_BYTES // x[:1].nbytes)
+    blocks = [x[i : i + rows] for i in range(0, len(x), rows)]
+    if len(blocks) < threads and len(x) >= threads:
+        blocks = np.array_split(x, threads)
+
+    def run() -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, blocks))
+
+    return run
+
+
+def dgemm_gflops(threads: int, size: int) -> float:
+    """Return the rate of numpy's own matrix product."""
+    a = np.random.default_rng(0).normal(size=(size, size))
+    with threadpool_limits(threads, "blas"):
+        return 2 * size**3 / median_seconds(lambda: a @ a, 3) / 1e9
+
+
+def sklearn_iteration_seconds(case: Case, x: Any, family: Any, threads: int, iterations: int = 2) -> float:
+    """Return the time of one of scikit-learn's iterations: what several take longer than one."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    shape = {"full": (case.k, case.d, case.d), "tied": (case.d, case.d), "diag": (case.k, case.d)}
+    precisions = np.ones(case.k)
+    if case.covariance_type in shape:
+        precisions = np.zeros(shape[case.covariance_type])
+        precisions[...] = np.eye(case.d) if case.covariance_type != "diag" else 1.0
+
+    def seconds(max_iter: int) -> float:
+        model = GaussianMixture(
+            case.k,
+            covariance_type=case.covariance_type,
+            max_iter=max_iter,
+            tol=0.0,
+            init_params="random_from_data",
+            weights_init=np.full(case.k, 1 / case.k),
+            means_init=family.means,
+            precisions_init=precisions,
+            random_state=0,
+        )
+        start = time.perf_counter()
+        with warnings.catch_warnings(), threadpool_limits(threads, "blas"):
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x)
+        return time.perf_counter() - start
+
+    return max(seconds(1 + iterations) - seconds(1), 1e-9) / iterations
+
+
+def run_case(case: Case, threads: int, repeats: int, dgemm: float, with_sklearn: bool) -> dict[str, Any]:
+    """Time everything for one case."""
+    x, family = make_problem(case)
+    work = {
+        "float64": lambda block: mixture.statistics(block, None, family),
+        "float32": lambda block: mixture.statistics(block, None, family, precision=np.float32),
+        "score_samples": lambda block: mixture.score_samples(block, family),
+        "labels": lambda block: mixture.labels(block, family),
+        "responsibilities": lambda block: mixture.responsibilities(block, family),
+        "read": lambda block: block.sum(),
+    }
+    with threadpool_limits(1, "blas"):
+        result = {name: median_seconds(by_blocks(x, each, threads), repeats) for name, each in work.items()}
+    result |= case._asdict()
+    if case.covariance_type == "full":
+        result["dgemm_share"] = 2 * case.n * case.k * case.d**2 / result["float64"] / 1e9 / dgemm
+    if with_sklearn:
+        result["sklearn"] = sklearn_iteration_seconds(case, x, family, threads)
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the numbers were measured on."""
+    import llvmlite.binding
+
+    return {
+        "cpu": llvmlite.binding.get_host_cpu_name(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the results as text."""
+    lines = [
+        f"{'case':34} {'float64':>9} {'float32':>9} {'score':>9} {'labels':>9} {'resp':>9} {'read':>9}"
+        f" {'sklearn':>9} {'ratio':>7} {'dgemm':>6}"
+    ]
+    for r in results:
+        name = f"{r['covariance_type']} n={r['n']} d={r['d']} k={r['k']} sep={r['separation']}"
+        columns = ("float64", "float32", "score_samples", "labels", "responsibilities", "read", "sklearn")
+        seconds = " ".join(f"{r[c]:9.4f}" if c in r else " " * 9 for c in columns)
+        ratio = f"{r['sklearn'] / r['float64']:6.1f}x" if "sklearn" in r else " " * 7
+        share = f"{r['dgemm_share']:6.0%}" if "dgemm_share" in r else ""
+        lines.append(f"{name:34} {seconds} {ratio} {share}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run, print a table, and write JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="file for the results as JSON")
+    parser.add_argument("--tiny", action="store_true", help="seconds in all, for the tests")
+    parser.add_argument("--small", action="store_true", help="unusual shapes instead")
+    parser.add_argument("--no-sklearn", action="store_true", help="leave out the slow peer")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(argv)
+    cases = TINY_CASES if options.tiny else SMALL_CASES if options.small else CASES
+    dgemm = dgemm_gflops(options.threads, 200 if options.tiny else 2000)
+    results = [
+        run_case(case, options.threads, options.repeats, dgemm, not options.no_sklearn) for case in cases
+    ]
+    report = {"machine": machine(), "threads": options.threads, "dgemm_gflops": dgemm, "results": results}
+    print(
+        f"numpy's dgemm: {dgemm:.1f} GFLOP/s; seconds of one pass over rows in memory, medians of {options.repeats}"
+    )
+    print(table(results))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1))
+    return report
+
+
+if __name__ == "__main__":
+    main()
