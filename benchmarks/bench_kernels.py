@@ -1,7 +1,7 @@
 """Time of one E-step against scikit-learn's iteration, numpy's matrix product, and merely reading the rows.
 
-All in one run on the same cores, so that the ratios mean something on a shared machine. Rows are worked through
-in blocks by a pool of threads, as a pass does.
+All in one run on the same cores, so that the ratios mean something on a shared machine. Rows are worked
+through in blocks by a pool of threads, as a pass does.
 """
 
 from __future__ import annotations
@@ -208,9 +208,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         run_case(case, options.threads, options.repeats, dgemm, not options.no_sklearn) for case in cases
     ]
     report = {"machine": machine(), "threads": options.threads, "dgemm_gflops": dgemm, "results": results}
-    print(
-        f"numpy's dgemm: {dgemm:.1f} GFLOP/s; seconds of one pass over rows in memory, medians of {options.repeats}"
-    )
+    print(f"numpy dgemm: {dgemm:.1f} GFLOP/s; seconds of one pass over rows in memory")
     print(table(results))
     if options.out:
         options.out.write_text(json.dumps(report, indent=1))

@@ -65,7 +65,11 @@ class PassRecord:
     seconds: float
     """Wall time of the pass."""
     bytes_read: int
-    """Bytes of decoded rows that the pass went through."""
+    """Bytes of decoded rows and weights that the pass went through."""
+    read_seconds: float = 0.0
+    """Time spent reading, decoding and checking rows, summed over workers."""
+    compute_seconds: float = 0.0
+    """Time spent in E-steps, summed over workers."""
     candidates: int = 1
     """Sets of parameters evaluated."""
     accepted: str = "em"

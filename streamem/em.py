@@ -40,7 +40,7 @@ from streamem.convergence import (
     rounding,
 )
 from streamem.errors import DegenerateComponentError
-from streamem.protocols import Model, Stats
+from streamem.protocols import Model, Pass, Stats
 
 __all__ = ["iterate"]
 
@@ -52,20 +52,19 @@ ROUNDING = 1e-9  # relative; what ill-conditioned rows can do to a mean of log-d
 
 def iterate(
     model: Model[P, S],
-    e_step: Callable[[P], S],
+    one_pass: Callable[[P], Pass[S]],
     params: P,
     *,
     tol: float = 1e-6,
     max_iter: int = 100,
-    bytes_per_pass: int = 0,
     notify: Callable[[PassEnded], object] = lambda event: None,
 ) -> FitResult[P]:
     """Alternate E-steps over all rows and M-steps until little is left to gain.
 
     Parameters
     ----------
-    e_step
-        From parameters to the statistics of all rows: one pass.
+    one_pass
+        From parameters to the statistics of all rows: the E-step.
     tol
         Nats per unit weight: the fit stops when the estimated remaining gain is below it.
     notify
@@ -84,11 +83,12 @@ def iterate(
     for index in range(max_iter):
         began = time.perf_counter()
         try:
-            stats = e_step(params)
+            rows = one_pass(params)
         except KeyboardInterrupt:
             if best is None:
                 raise
             return FitResult(params, Status.INTERRUPTED, tuple(history), best.stats)
+        stats = rows.stats
         reached = _Reached(
             params, stats, (stats.log_likelihood + _log_prior(model, params, stats)) / stats.weight
         )
@@ -103,7 +103,9 @@ def iterate(
                 objective=reached.objective,
                 remaining_gain=remaining,
                 seconds=time.perf_counter() - began,
-                bytes_read=bytes_per_pass,
+                bytes_read=rows.bytes_read,
+                read_seconds=rows.read_seconds,
+                compute_seconds=rows.compute_seconds,
                 accepted="none" if fell else "em",
                 events=_events(model, params, stats),
             )

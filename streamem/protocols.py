@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Buffer", "FloatArray", "Model", "Rows", "Source", "Stats"]
+__all__ = ["Block", "Buffer", "EStep", "FloatArray", "Model", "Pass", "Rows", "Source", "Stats"]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
@@ -37,6 +37,11 @@ class Rows:
     def n_samples(self) -> int:
         """Rows present: those whose weight is not zero."""
         return len(self.x) if self.weight is None else int(np.count_nonzero(self.weight))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that the rows and their weights take."""
+        return self.x.nbytes + (0 if self.weight is None else self.weight.nbytes)
 
     @property
     def total_weight(self) -> float:
@@ -148,6 +153,29 @@ class Stats(Protocol):
     def merge(self, other: Self) -> Self:
         """Return the statistics of both sets of rows; neither input changes."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass(Generic[S]):
+    """What one reading of rows gave, and what it cost."""
+
+    stats: S
+    """Statistics of the rows."""
+    bytes_read: int = 0
+    """Bytes of decoded rows and weights that were gone through."""
+    read_seconds: float = 0.0
+    """Time spent reading, decoding and checking rows, summed over workers."""
+    compute_seconds: float = 0.0
+    """Time spent in E-steps, summed over workers."""
+
+    def merge(self, other: Pass[S]) -> Pass[S]:
+        """Return the pass over both sets of rows."""
+        return Pass(
+            self.stats.merge(other.stats),
+            self.bytes_read + other.bytes_read,
+            self.read_seconds + other.read_seconds,
+            self.compute_seconds + other.compute_seconds,
+        )
 
 
 class Model(Protocol[P, S]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from dask.callbacks import Callback as DaskCallback
 from dask.system import CPU_COUNT
 
 from streamem.errors import InputError, MemoryLimitError, SourceError
-from streamem.protocols import Block, Buffer, EStep, Rows, Source, Stats
+from streamem.protocols import Block, Buffer, EStep, Pass, Rows, Source, Stats
 
 __all__ = ["LOCAL_SCHEDULERS", "Scheduler", "map_reduce", "map_rows", "open_scheduler"]
 
@@ -57,9 +58,14 @@ class Scheduler:
         """Return how many partitions to aim at: enough to balance and to show progress, no more."""
         return self.n_workers * PARTITIONS_PER_WORKER.get(self.name, CLUSTER_PARTITIONS_PER_WORKER)
 
+    @property
+    def in_process(self) -> bool:
+        """Whether tasks share this process's memory."""
+        return self.name in ("threads", "synchronous")
+
     def local(self) -> Scheduler:
         """Return a scheduler for rows that are in this process's memory."""
-        return self if self.name in ("threads", "synchronous") else Scheduler("threads", CPU_COUNT)
+        return self if self.in_process else Scheduler("threads", CPU_COUNT)
 
     def compute(self, leaves: Sequence[Any], root: Any, done: Callable[[int], object]) -> Any:
         """Compute ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished."""
@@ -129,7 +135,8 @@ def open_scheduler(
             )
         workers = int(dask.config.get("num_workers", None) or CPU_COUNT)
         if memory_limit is not None:
-            workers = max(1, min(workers, memory_limit // max(1, 2 * source.block_bytes)))
+            # A quarter of the limit is for reading; zarr's threads may still hold the chunk before.
+            workers = max(1, min(workers, memory_limit // 4 // max(1, 2 * source.block_bytes)))
         if scheduler == "synchronous":
             workers = 1
         pool = stack.enter_context(_process_pool(workers)) if scheduler == "processes" else None
@@ -186,8 +193,8 @@ def map_reduce(
     source: Source,
     scheduler: Scheduler,
     progress: Callable[[int], object] = lambda rows: None,
-) -> S:
-    """Return the merged statistics of all rows.
+) -> Pass[S]:
+    """Return the merged statistics of all rows: one pass.
 
     Parameters
     ----------
@@ -250,7 +257,7 @@ def _rows(run: Sequence[Block]) -> int:
     return run[-1].stop - run[0].start
 
 
-def _merge(left: S, right: S) -> S:
+def _merge(left: Pass[S], right: Pass[S]) -> Pass[S]:
     return left.merge(right)
 
 
@@ -262,18 +269,27 @@ def _tree(nodes: Sequence[T], merge: Callable[[T, T], T]) -> T:
     return nodes[0]
 
 
-def _fold(run: _Opaque[Sequence[Block]], e_step: _Opaque[EStep[S]]) -> S:
+def _fold(run: _Opaque[Sequence[Block]], e_step: _Opaque[EStep[S]]) -> Pass[S]:
     """Return the tree's node over one run of blocks, holding no more statistics than the tree is deep."""
-    stack: list[tuple[int, S]] = []
+    stack: list[tuple[int, Pass[S]]] = []
     for block in run.value:
-        height, stats = 0, e_step.value(block.load(thread_buffer()))
+        height, node = 0, _leaf(block, e_step.value)
         while stack and stack[-1][0] == height:
-            height, stats = height + 1, _merge(stack.pop()[1], stats)
-        stack.append((height, stats))
-    stats = stack.pop()[1]
+            height, node = height + 1, _merge(stack.pop()[1], node)
+        stack.append((height, node))
+    node = stack.pop()[1]
     while stack:
-        stats = _merge(stack.pop()[1], stats)
-    return stats
+        node = _merge(stack.pop()[1], node)
+    return node
+
+
+def _leaf(block: Block, e_step: EStep[S]) -> Pass[S]:
+    """Return the statistics of one block."""
+    began = time.perf_counter()
+    rows = block.load(thread_buffer())
+    loaded = time.perf_counter()
+    stats = e_step(rows)
+    return Pass(stats, rows.n_bytes, loaded - began, time.perf_counter() - loaded)
 
 
 def thread_buffer() -> Buffer:

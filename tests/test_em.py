@@ -6,6 +6,7 @@ import pytest
 from streamem import em
 from streamem.convergence import Event, RemainingGain, Status
 from streamem.errors import DegenerateComponentError
+from streamem.protocols import Pass
 
 
 class Ladder:
@@ -33,7 +34,7 @@ class Sums:
 
 def climb(values, prior=0.0, **keywords):
     model = Ladder(values, prior)
-    return em.iterate(model, lambda p: Sums(2 * values[min(p, len(values) - 1)]), 0, **keywords)
+    return em.iterate(model, lambda p: Pass(Sums(2 * values[min(p, len(values) - 1)]), 7), 0, **keywords)
 
 
 def test_slow_progress__is_not_convergence():
@@ -98,23 +99,23 @@ def test_prior__joins_the_objective_but_not_the_likelihood():
 
 
 def test_interrupt__returns_what_was_reached():
-    def e_step(params):
+    def one_pass(params):
         if params == 2:
             raise KeyboardInterrupt
-        return Sums(2.0 * params)
+        return Pass(Sums(2.0 * params))
 
-    result = em.iterate(Ladder([]), e_step, 0)
+    result = em.iterate(Ladder([]), one_pass, 0)
     assert result.status is Status.INTERRUPTED
     assert result.params == 2
     assert len(result.history) == 2
 
 
 def test_interrupt__before_the_first_pass_is_not_swallowed():
-    def e_step(params):
+    def one_pass(params):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        em.iterate(Ladder([]), e_step, 0)
+        em.iterate(Ladder([]), one_pass, 0)
 
 
 def test_callback__that_returns_true_ends_the_fit():
@@ -131,7 +132,7 @@ def test_callback__that_returns_true_ends_the_fit():
 
 
 def test_history__holds_what_the_model_reports():
-    result = climb([-8, -4, -2], max_iter=3, bytes_per_pass=7)
+    result = climb([-8, -4, -2], max_iter=3)
     assert [r.events[0].message for r in result.history] == ["params 1", "params 2", "params 3"]
     assert {r.bytes_read for r in result.history} == {7}
     assert all(r.seconds >= 0 for r in result.history)
@@ -140,6 +141,6 @@ def test_history__holds_what_the_model_reports():
 def test_objective__that_may_fall_is_followed():
     model = Ladder([-8, -4, -5, -4.5])
     model.ascends = False
-    result = em.iterate(model, lambda p: Sums(2 * model.values[p]), 0, max_iter=4)
+    result = em.iterate(model, lambda p: Pass(Sums(2 * model.values[p])), 0, max_iter=4)
     assert result.status is Status.MAX_ITER
     assert result.params == 4

@@ -24,7 +24,10 @@ def test_ci__runs_the_readmes_test_command(tmp_path):
 
 
 def test_run_command__is_one_line():
-    assert "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/streamem demo" in README.splitlines()
+    assert (
+        "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/streamem demo"
+        in README.splitlines()
+    )
 
 
 def test_examples__run(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def trace(rows):
 
 
 def run(n_blocks, n_workers, name="synchronous", **keywords):
-    return reduce.map_reduce(trace, FakeSource(n_blocks), reduce.Scheduler(name, n_workers), **keywords)
+    return reduce.map_reduce(trace, FakeSource(n_blocks), reduce.Scheduler(name, n_workers), **keywords).stats
 
 
 def tree(names):
@@ -88,7 +88,7 @@ def test_tree__depends_on_the_blocks_alone(n_blocks, partitions):
         reduce._fold(reduce._Opaque(blocks[i : i + size]), reduce._Opaque(trace))
         for i in range(0, n_blocks, size)
     ]
-    assert reduce._tree(nodes, reduce._merge).text == tree([str(i) for i in range(n_blocks)])
+    assert reduce._tree(nodes, reduce._merge).stats.text == tree([str(i) for i in range(n_blocks)])
 
 
 @pytest.mark.parametrize("name", ["synchronous", "threads"])
@@ -145,7 +145,7 @@ def open_local(**keywords):
 def test_workers__follow_dask_and_memory():
     with dask.config.set(num_workers=8):
         assert open_local().n_workers == 8
-        assert open_local(memory_limit=100, block_bytes=10).n_workers == 5
+        assert open_local(memory_limit=400, block_bytes=10).n_workers == 5
         assert open_local(memory_limit=10, block_bytes=10).n_workers == 1
         assert open_local(scheduler="synchronous").n_workers == 1
 

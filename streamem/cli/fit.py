@@ -158,6 +158,8 @@ def _pass(record: PassRecord) -> dict[str, object]:
         "remaining_gain": record.remaining_gain,
         "seconds": record.seconds,
         "bytes_read": record.bytes_read,
+        "read_seconds": record.read_seconds,
+        "compute_seconds": record.compute_seconds,
         "candidates": record.candidates,
         "accepted": record.accepted,
         "events": [{"kind": e.kind, "message": e.message, "component": e.component} for e in record.events],

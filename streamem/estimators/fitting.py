@@ -19,10 +19,11 @@ from streamem.convergence import Callback, FitEvent, FitResult, PassEnded, PassP
 from streamem.errors import InputError
 from streamem.initialization import seeding_rows
 from streamem.models.summary import DataSummary, Sample, Summarize
-from streamem.protocols import Model, Rows, Source, Stats
+from streamem.protocols import Model, Pass, Rows, Source, Stats
 from streamem.reduce import Scheduler, map_reduce, open_scheduler
 from streamem.sizes import parse_bytes
 from streamem.sources import as_source
+from streamem.sources.keeping import KeepingSource
 
 __all__ = ["RowData", "as_generator", "fit", "open_rows", "summarize_rows"]
 
@@ -32,6 +33,7 @@ T = TypeVar("T", bound=Stats)
 
 log = logging.getLogger("streamem")
 
+KEPT_SHARE = 0.5  # of the memory limit, for decoded blocks that stay between passes
 SAMPLE_SHARE = 8  # of the memory limit, and at most of the rows, one part in so many
 SAMPLE_ROWS_PER_PARAMETER = 200
 SMALLEST_SAMPLE = 20_000
@@ -50,15 +52,15 @@ class RowData:
     def bytes_per_pass(self) -> int:
         return self.source.n_samples * self.source.n_features * self.source.dtype.itemsize
 
-    def one_pass(self, e_step: Callable[[Rows], T], phase: str, index: int) -> T:
-        """Read all rows once and return their statistics."""
+    def one_pass(self, e_step: Callable[[Rows], T], phase: str, index: int) -> Pass[T]:
+        """Read all rows once."""
         self.notify(PassStarted(phase, index, self.source.n_samples, self.bytes_per_pass))
-        stats = map_reduce(
+        result = map_reduce(
             e_step, self.source, self.scheduler, lambda rows: self.notify(PassProgress(phase, index, rows))
         )
-        if not stats.weight > 0:
+        if not result.stats.weight > 0:
             raise InputError(f"{self.source.name}: all sample weights are zero. Give some rows weight.")
-        return stats
+        return result
 
     def notify(self, event: FitEvent) -> bool:
         """Tell the callbacks; return whether one of them wants the fit to end."""
@@ -74,20 +76,23 @@ def open_rows(
     scheduler: str | None = None,
     client: Any = None,
     callbacks: Iterable[Callback] = (),
+    passes: bool = False,
 ) -> Iterator[RowData]:
-    """Open data and a scheduler for it."""
+    """Open data and a scheduler for it; for several ``passes``, keep in memory what there is room for."""
     limit = _limit(memory_limit)
     source = as_source(x, sample_weight, memory_limit=limit)
     with open_scheduler(scheduler, client, source=source, memory_limit=limit) as where:
+        if passes and limit is not None and where.in_process and not getattr(source, "in_memory", False):
+            source = KeepingSource(source, int(limit * KEPT_SHARE))
         yield RowData(source, where, tuple(callbacks))
 
 
 def summarize_rows(data: RowData, capacity: int, seed: int) -> DataSummary:
     """Make the first pass: moments of all rows, and the resident sample."""
     plan = Summarize.plan(seed, capacity, data.source.n_samples)
-    summary = data.one_pass(plan, "sample", 0)
+    summary = data.one_pass(plan, "sample", 0).stats
     if plan.missed(summary):  # most rows weigh nothing: look at all hashes
-        summary = data.one_pass(Summarize(seed, capacity), "sample", 0)
+        summary = data.one_pass(Summarize(seed, capacity), "sample", 0).stats
     data.notify(PassEnded("sample", 0))
     return summary.sorted()
 
@@ -188,6 +193,7 @@ def fit(
         scheduler=scheduler,
         client=client,
         callbacks=(functools.partial(_log_pass, logging.INFO if verbose else logging.DEBUG), *callbacks),
+        passes=True,
     ) as data:
         if params is None or getattr(model, "uninformed", False):
             capacity = sample_rows(model, data.source, sample_size, _limit(memory_limit))
@@ -214,7 +220,6 @@ def _iterate(model: Model[P, S], data: RowData, params: P, *, tol: float, max_it
         params,
         tol=tol,
         max_iter=max_iter,
-        bytes_per_pass=data.bytes_per_pass,
         notify=data.notify,
     )
     return replace(result, model=model)

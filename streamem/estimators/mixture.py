@@ -191,7 +191,7 @@ class MixtureEstimator(Parameterised):
         """
         e_step = functools.partial(self._model().e_step, self._fitted())
         with self._open(X, sample_weight, scheduler, client, callbacks) as data:
-            stats = data.one_pass(e_step, "score", 0)
+            stats = data.one_pass(e_step, "score", 0).stats
             data.notify(PassEnded("score", 0))
             return stats
 

@@ -1,7 +1,7 @@
 """How every kernel is compiled, and where the machine code is kept between processes.
 
-numba's own cache notices a changed entry function only; what it calls from other files is not looked at. So the
-cache directory is named by a digest of all kernel sources: no change can meet a stale entry.
+numba's own cache notices a changed entry function only; what it calls from other files is not looked at.
+So the cache directory is named by a digest of all kernel sources: no change can meet a stale entry.
 """
 
 from __future__ import annotations

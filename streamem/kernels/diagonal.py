@@ -1,4 +1,4 @@
-"""Components whose features are independent: ``y = (x - μ_k) / σ_k``, one deviation per feature or for all."""
+"""Components of independent features: ``y = (x - μ_k) / σ_k``, one deviation per feature or for all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DiagonalComponents(NamedTuple):
 
 
 def tile_units(family: DiagGaussian | SphericalGaussian) -> NDArray[np.float64]:
-    """Return (d,) powers of two near one over the smallest deviations: in these units squares are in range."""
+    """Return (d,) powers of two near one over the smallest deviations: so squares stay in range."""
     largest = family.whitening.max(axis=0)
     return np.broadcast_to(np.exp2(np.round(np.log2(largest))), family.center.shape)
 

@@ -204,7 +204,7 @@ def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-d
     """Write log-joints where they matter to a sum, and -inf elsewhere; whitened rows of the former to y.
 
     Squared distances over a few features bound those over all. The component that looks likeliest then is
-    worked out for each row; what is out of reach of it by so much that ``w r`` would vanish in its sum is left
+    worked out for each row; what is so far out of its reach that ``w r`` would vanish in its sum is left
     out. Where few are, every row of the following tiles is worked out for all.
     """
     k, n_features = components.means.shape
@@ -246,7 +246,7 @@ def _choose(components, c, t):  # type: ignore[no-untyped-def]
 
 @kernel(inline=True)
 def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def]
-    """Choose rows where w r may exceed 2⁻⁶⁴ of the component's mean so far; other log-joints become -inf."""
+    """Choose rows where w r may exceed 2⁻⁶⁴ of its mean so far; make other log-joints -inf."""
     least = np.log(tile.sum_w[c] / components.patience[2]) - 64.0 * np.log(2.0)
     resp, guess = tile.resp[c], components.guess
     for t in range(n_rows):

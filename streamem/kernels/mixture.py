@@ -1,7 +1,7 @@
 """The E-step of a Gaussian mixture: responsibilities by log-sum-exp, and the sums that determine the M-step.
 
-One loop over tiles serves all covariance types; numba compiles it once for each, and for each dtype. Nothing of the
-size of the rows is allocated, but what is asked for.
+One loop over tiles serves all covariance types; numba compiles it once for each, and for each dtype.
+Nothing of the size of the rows is allocated, but what is asked for.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def statistics(
 
     Notes
     -----
-    A row that no component can explain (every log-joint is -inf, if only by overflow) has log-likelihood -inf and
-    adds to no other sum.
+    A row that no component can explain (every log-joint is -inf, if only by overflow) has log-likelihood -inf
+    and adds to no other sum.
     """
     tile, components = _prepare(family, len(x), precision)
     log_likelihood, entropy = _statistics(
@@ -176,7 +176,7 @@ def _statistics(x, weight, resp, given, tile, components):  # type: ignore[no-un
 
 @kernel
 def _by_row(x, tile, components, densities, resp, label):  # type: ignore[no-untyped-def]
-    """Write that of densities (n,), posterior probabilities (n, k) and likeliest components (n,) not empty."""
+    """Write that of densities (n,), posteriors (n, k) and likeliest components (n,) which is not empty."""
     lanes = rows_per_strip(tile.x)
     row = 0
     while row < len(x):

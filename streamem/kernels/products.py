@@ -1,7 +1,8 @@
 """The two products that most of an E-step's arithmetic is in, blocked for registers.
 
-Rows lie in SIMD lanes: a *strip* is two vectors of rows, feature by feature, so that feature i of strip s of an
-array with d features is vectors ``2 (s d + i)`` and the next. d is a multiple of 4 here; what pads it is zero.
+Rows lie in SIMD lanes: a *strip* is two vectors of rows, feature by feature, so that feature i of strip s
+of an array with d features is vectors ``2 (s d + i)`` and the next. d is a multiple of 4 here; what pads
+it is zero.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Vectors of rows: a numba type for what one SIMD register holds.
 
 Loops over scalars leave it to LLVM which values stay in registers; the register-blocked products of
-`streamem.kernels.products` are as fast as they are because they say so themselves. Arrays are read as runs of
-vectors: `load` and `store` count in vectors, not in elements. The length in bytes suits the machine at hand;
-results differ between lengths by rounding only.
+`streamem.kernels.products` are as fast as they are because they say so themselves. Arrays are read as
+runs of vectors: `load` and `store` count in vectors, not in elements. The length in bytes suits the
+machine at hand; results differ between lengths by rounding only.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def square_root(typingctx: Any, a: Any) -> Any:
 
 @intrinsic
 def exp(typingctx: Any, x: Any) -> Any:
-    """Return exp(x) for x <= 0, without a branch: ``2ⁿ Σ rᵐ / m!`` with ``x = n log 2 + r``, ``|r| <= log 2 / 2``.
+    """Return exp(x), x <= 0, as ``2ⁿ Σ rᵐ / m!`` with ``x = n log 2 + r``, ``|r| <= log 2 / 2``: no branch.
 
     0 where the result would be below the smallest normal number, and for NaN.
     """
@@ -193,7 +193,7 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def where_positive(typingctx: Any, condition: Any, value: Any) -> Any:
-    """Return `value` in the lanes where `condition` is positive, and 0 elsewhere, even for infinities and NaN."""
+    """Return `value` in lanes where `condition` is positive; 0 elsewhere, even of infinities and NaN."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         nothing = ir.Constant(args[0].type, None)

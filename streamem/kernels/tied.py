@@ -1,12 +1,12 @@
 """Components that share one covariance: rows are whitened once, and k components cost O(k d) per row.
 
-With ``z = L⁻¹(x - center)``, ``m_k = L⁻¹ μ_k``, ``s = Σ_k r_k`` and ``ȳ = z - Σ_k r_k m_k / s``, the second moment of
-one row over its components is
+With ``z = L⁻¹(x - center)``, ``m_k = L⁻¹ μ_k``, ``s = Σ_k r_k`` and ``ȳ = z - Σ_k r_k m_k / s``, the
+second moment of one row over its components is
 
     Σ_k r_k (z - m_k)(z - m_k)ᵀ = s ȳ ȳᵀ + 1/(2 s) Σ_kl r_k r_l (m_k - m_l)(m_k - m_l)ᵀ,
 
-so a d×d and a k×k sum over rows say all that k sums of d×d would, and nothing cancels. Where k exceeds d², those
-are the cheaper ones.
+so a d×d and a k×k sum over rows say all that k sums of d×d would, and nothing cancels. Where k exceeds
+d², those are the cheaper ones.
 """
 
 from __future__ import annotations

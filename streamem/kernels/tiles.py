@@ -1,8 +1,9 @@
-"""What all mixtures do with the rows that one tile holds: bring them in, turn log-joints into responsibilities.
+"""What all mixtures do with the rows of one tile: bring them in, turn log-joints into responsibilities.
 
-A tile is transposed: rows lie in SIMD lanes, in strips (see `streamem.kernels.products`). Components write a
-tile's log-joints, `posterior` replaces them by weighted responsibilities, and components add up their moments. What
-is particular to a family of components implements `log_joint`, `notable_log_joint` and `add_moments`.
+A tile is transposed: rows lie in SIMD lanes, in strips (see `streamem.kernels.products`). Components
+write a tile's log-joints, `posterior` replaces them by weighted responsibilities, and components add up
+their moments. What is particular to a family of components implements `log_joint`, `notable_log_joint`
+and `add_moments`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
@@ -131,7 +131,7 @@ def implements(generic: Any, family: type) -> Any:
     def register(implementation: Any) -> Any:
         @overload(generic)
         def choose(components, tile, n_strips):  # type: ignore[no-untyped-def]
-            if isinstance(components, types.BaseNamedTuple) and components.instance_class is family:
+            if getattr(components, "instance_class", None) is family:
                 return lambda components, tile, n_strips: implementation(components, tile, n_strips)
             return None
 

@@ -229,11 +229,11 @@ class GaussianMixtureModel:
         k, d = means.shape
         variances = scale**2
         natural = {
-            "full": lambda: np.broadcast_to(np.diag(variances), (k, d, d)),
-            "tied": lambda: np.diag(variances),
-            "diag": lambda: np.broadcast_to(variances, (k, d)),
-            "spherical": lambda: np.full(k, variances.mean()),
-        }[self.covariance_type]()
+            "full": np.broadcast_to(np.diag(variances), (k, d, d)),
+            "tied": np.diag(variances),
+            "diag": np.broadcast_to(variances, (k, d)),
+            "spherical": np.full(k, variances.mean()),
+        }[self.covariance_type]
         return GaussianMixtureParams.from_covariances(self.covariance_type, np.full(k, 1 / k), means, natural)
 
     def _override(self, params: GaussianMixtureParams) -> GaussianMixtureParams:

@@ -54,6 +54,11 @@ class ArraySource:
         """Columns in the store."""
         return self.x.shape[1]
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether loads are views of rows that are in memory already."""
+        return self.x.memory is not None and self.x.dtype == self.dtype
+
     def blocks(self) -> tuple[ArrayBlock, ...]:
         """Return all blocks, in row order."""
         return tuple(
