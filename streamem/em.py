@@ -47,7 +47,7 @@ __all__ = ["iterate"]
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
-ROUNDING = 1e-9  # relative; what ill-conditioned rows can do to a mean of log-densities
+ROUNDING = 1e-9  # relative, unless statistics say otherwise: what ill-conditioned rows can do to a mean
 
 
 def iterate(
@@ -146,7 +146,8 @@ def _judge(
             "parameters. Start from other parameters, or look for rows of absurd magnitude."
         )
     if fell:  # exact arithmetic never falls: a fall this small is rounding, larger than what is left to gain
-        noise = max(tol, ROUNDING * max(1.0, abs(best.objective)))
+        rounding_of = getattr(best.stats, "rounding", ROUNDING)
+        noise = max(tol, rounding_of * max(1.0, abs(best.objective)))
         return Status.CONVERGED if best.objective - reached.objective <= noise else Status.FELL
     return Status.CONVERGED if remaining <= max(tol, rounding(reached.objective)) else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -24,6 +25,7 @@ from streamem.reduce import Scheduler, map_reduce, open_scheduler
 from streamem.sizes import parse_bytes
 from streamem.sources import as_source
 from streamem.sources.keeping import KeepingSource
+from streamem.sources.scratch import open_scratch
 
 __all__ = ["RowData", "as_generator", "fit", "open_rows", "summarize_rows"]
 
@@ -77,11 +79,19 @@ def open_rows(
     client: Any = None,
     callbacks: Iterable[Callback] = (),
     passes: bool = False,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Iterator[RowData]:
-    """Open data and a scheduler for it; for several ``passes``, keep in memory what there is room for."""
+    """Open data and a scheduler for it; for several ``passes``, keep decoded what there is room for."""
     limit = _limit(memory_limit)
     source = as_source(x, sample_weight, memory_limit=limit)
-    with open_scheduler(scheduler, client, source=source, memory_limit=limit) as where:
+    with contextlib.ExitStack() as stack:
+        where = stack.enter_context(open_scheduler(scheduler, client, source=source, memory_limit=limit))
+        if scratch is not None:
+            if not where.in_process:
+                raise InputError(
+                    f'scratch: works with scheduler="threads" or "synchronous", not with {where.name!r}.'
+                )
+            source = stack.enter_context(open_scratch(source, scratch))
         if passes and limit is not None and where.in_process and not getattr(source, "in_memory", False):
             source = KeepingSource(source, int(limit * KEPT_SHARE))
         yield RowData(source, where, tuple(callbacks))
@@ -110,6 +120,7 @@ def fit(
     acceleration: Literal["auto", "none"] = "auto",
     sample_size: int | Literal["auto"] = "auto",
     memory_limit: int | str | None = "1GiB",
+    scratch: str | os.PathLike[str] | None = None,
     scheduler: str | None = None,
     client: Any = None,
     callbacks: Iterable[Callback] = (),
@@ -141,7 +152,11 @@ def fit(
     sample_size
         Rows of the resident sample; ``"auto"`` follows the memory limit and the number of parameters.
     memory_limit
-        Bytes for data in memory, such as ``"1GiB"``; None for no limit.
+        Bytes for data in memory, such as ``"1GiB"``; None for no limit, and then nothing is kept between
+        passes.
+    scratch
+        A folder for an uncompressed copy of the rows, made by the first pass, read by the others, and
+        removed: for stores that are slow to decode or far away. Threads only.
     scheduler, client
         Where to run: see `streamem.reduce.open_scheduler`.
     callbacks
@@ -194,6 +209,7 @@ def fit(
         client=client,
         callbacks=(functools.partial(_log_pass, logging.INFO if verbose else logging.DEBUG), *callbacks),
         passes=True,
+        scratch=scratch,
     ) as data:
         if params is None or getattr(model, "uninformed", False):
             capacity = sample_rows(model, data.source, sample_size, _limit(memory_limit))

@@ -64,6 +64,9 @@ class GaussianMixture(MixtureEstimator):
         Rows kept in memory for seeding, or ``"auto"``.
     memory_limit
         Bytes for data in memory, such as ``"1GiB"``; None for no limit.
+    precision
+        ``"auto"``: compute in the rows' own precision where the covariances allow it; ``"float32"`` or
+        ``"float64"``. Sums are float64 in any case.
     callbacks
         Called with each `streamem.convergence.FitEvent`; one that returns True ends the fit.
 
@@ -113,6 +116,7 @@ class GaussianMixture(MixtureEstimator):
         acceleration: Literal["auto", "none"] = "auto",
         sample_size: int | Literal["auto"] = "auto",
         memory_limit: int | str | None = "1GiB",
+        precision: Literal["auto", "float32", "float64"] = "auto",
         callbacks: Iterable[Callback] = (),
     ) -> None:
         self.n_components = n_components
@@ -131,6 +135,7 @@ class GaussianMixture(MixtureEstimator):
         self.acceleration = acceleration
         self.sample_size = sample_size
         self.memory_limit = memory_limit
+        self.precision = precision
         self.callbacks = callbacks
 
     def _model(self, fitted: bool = True) -> GaussianMixtureModel:
@@ -145,6 +150,7 @@ class GaussianMixture(MixtureEstimator):
             self.means_init,
             self.precisions_init,
             self.model_.prior if fitted and hasattr(self, "model_") else None,
+            self.precision,
         )
 
     @property
@@ -261,7 +267,7 @@ class GaussianMixture(MixtureEstimator):
         return self
 
 
-STATS_FIELDS = ("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy")
+STATS_FIELDS = ("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy", "rounding")
 
 
 def _check(gm: GaussianMixture) -> None:
@@ -278,6 +284,8 @@ def _check(gm: GaussianMixture) -> None:
         raise InputError(f"tol: expected a number >= 0, got {gm.tol!r}.")
     if gm.reg_covar != "auto" and not (isinstance(gm.reg_covar, int | float) and gm.reg_covar >= 0):
         raise InputError(f'reg_covar: expected "auto" or a number >= 0, got {gm.reg_covar!r}.')
+    if gm.precision not in ("auto", "float32", "float64"):
+        raise InputError(f'precision: expected "auto", "float32" or "float64", got {gm.precision!r}.')
     if isinstance(gm.init_params, str) and gm.init_params not in METHODS:
         raise InputError(
             f"init_params: expected one of {', '.join(METHODS)} or an array, got {gm.init_params!r}."

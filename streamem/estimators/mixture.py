@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
@@ -53,6 +54,7 @@ class MixtureEstimator(Parameterised):
         y: None = None,
         *,
         sample_weight: Any = None,
+        scratch: str | os.PathLike[str] | None = None,
         scheduler: str | None = None,
         client: Any = None,
         callbacks: Iterable[Callback] = (),
@@ -67,6 +69,8 @@ class MixtureEstimator(Parameterised):
             Ignored; here because pipelines pass it.
         sample_weight
             (n,) weights >= 0, of any of these kinds.
+        scratch
+            A folder for an uncompressed copy of the rows while the fit runs; see `streamem.fit`.
         scheduler
             "threads" (default), "synchronous", "processes", or the address of a Dask scheduler.
         client
@@ -93,6 +97,7 @@ class MixtureEstimator(Parameterised):
             acceleration=self.acceleration,
             sample_size=self.sample_size,
             memory_limit=self.memory_limit,
+            scratch=scratch,
             scheduler=scheduler,
             client=client,
             callbacks=(*self.callbacks, *callbacks),

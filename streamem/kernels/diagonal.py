@@ -95,18 +95,19 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     for c in range(len(components.means)):
         const = splat(x.dtype.type(components.log_const[c]))
         joint, mean, scale = tile.resp[c], components.means[c], components.whitening[c]
-        for s in range(n_strips):
-            strip = 2 * s * n_features
+        for s in range(0, n_strips, 2):  # two at once: tiles hold an even number of strips
+            here, next_ = 2 * s * n_features, 2 * (s + 1) * n_features
             a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
-            for i in range(0, n_features, 2):
+            for i in range(n_features):
                 m, w = splat(mean[i]), splat(scale[i])
-                y0, y1 = (load(x, strip + 2 * i) - m) * w, (load(x, strip + 2 * i + 1) - m) * w
+                y0, y1 = (load(x, here + 2 * i) - m) * w, (load(x, here + 2 * i + 1) - m) * w
                 a0, a1 = multiply_add(y0, y0, a0), multiply_add(y1, y1, a1)
-                m, w = splat(mean[i + 1]), splat(scale[i + 1])
-                y0, y1 = (load(x, strip + 2 * i + 2) - m) * w, (load(x, strip + 2 * i + 3) - m) * w
+                y0, y1 = (load(x, next_ + 2 * i) - m) * w, (load(x, next_ + 2 * i + 1) - m) * w
                 b0, b1 = multiply_add(y0, y0, b0), multiply_add(y1, y1, b1)
-            store(joint, 2 * s, multiply_add(half, a0 + b0, const))
-            store(joint, 2 * s + 1, multiply_add(half, a1 + b1, const))
+            store(joint, 2 * s, multiply_add(half, a0, const))
+            store(joint, 2 * s + 1, multiply_add(half, a1, const))
+            store(joint, 2 * s + 2, multiply_add(half, b0, const))
+            store(joint, 2 * s + 3, multiply_add(half, b1, const))
 
 
 @kernel(inline=True)

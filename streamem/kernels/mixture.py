@@ -132,8 +132,8 @@ _NO_RESP = np.empty((0, 0))
 def _prepare(family: GaussianFamily, n: int, precision: DTypeLike | None) -> tuple[Tile, Any]:
     """Return working memory for at most n rows at a time, and the family in the form of its kernels."""
     dtype = np.dtype(np.float64 if precision is None else precision)
-    lanes = STRIP_BYTES // dtype.itemsize
-    n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // lanes)) * lanes)
+    two_strips = 2 * STRIP_BYTES // dtype.itemsize
+    n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // two_strips)) * two_strips)
     k, d = family.means.shape
     if isinstance(family, DiagGaussian | SphericalGaussian):
         return make_tile(family.center, tile_units(family), k, n_rows, dtype), diagonal_components(

@@ -94,7 +94,7 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
 def make_tile(
     center: NDArray[np.float64], unit: NDArray[np.float64], n_components: int, n_rows: int, dtype: Any
 ) -> Tile:
-    """Allocate a tile for n_rows rows, a multiple of what a strip holds."""
+    """Allocate a tile for n_rows rows, a multiple of what two strips hold."""
     d = padded(len(center))
     return Tile(
         center=np.ascontiguousarray(center, np.float64),

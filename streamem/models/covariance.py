@@ -91,6 +91,10 @@ class Covariance(Protocol):
         """Return log det Σ for each component, (k,)."""
         ...
 
+    def amplification(self, factor: Array, whitening: Array) -> float:
+        """Return how much whitening may enlarge the relative rounding of x − μ, at least 1."""
+        ...
+
     def identity(self, d: int) -> Array:
         """Return the identity, broadcastable to natural shape."""
         ...
@@ -200,6 +204,10 @@ class _Full:
         diagonal = np.diagonal(factor, axis1=-2, axis2=-1)
         return np.broadcast_to(2 * np.log(diagonal).sum(axis=-1), (k,))
 
+    def amplification(self, factor: Array, whitening: Array) -> float:
+        deviations = np.sqrt((factor**2).sum(axis=-1))
+        return float((np.abs(whitening) * deviations[..., None, :]).sum(axis=-1).max())
+
     def identity(self, d: int) -> Array:
         return np.eye(d)
 
@@ -264,6 +272,9 @@ class _Diag:
 
     def log_det(self, factor: Array, k: int, d: int) -> Array:
         return np.asarray(2 * np.log(factor).sum(axis=-1))
+
+    def amplification(self, factor: Array, whitening: Array) -> float:
+        return 1.0
 
     def identity(self, d: int) -> Array:
         return np.ones(d)

@@ -26,6 +26,9 @@ from streamem.protocols import Rows
 
 __all__ = ["GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
 
+MOST_AMPLIFIED = 1e3  # float32 leaves four digits of y then
+ROUNDING: dict[type[np.floating[Any]], float] = {np.float32: 1e-6, np.float64: 1e-9}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GaussianMixtureParams:
@@ -100,6 +103,8 @@ class GaussianMixtureStats:
     """(k, d) Σ w r y."""
     sum_wyy: Array
     """Σ w r y yᵀ in natural shape: tied, summed over components; diag, squares; spherical, their mean."""
+    rounding: float = 0.0
+    """Relative rounding of the log-likelihood, by what the kernels computed in."""
 
     def merge(self, other: GaussianMixtureStats) -> GaussianMixtureStats:
         """Return the statistics of both sets of rows; those at other parameters are re-referenced first."""
@@ -113,6 +118,7 @@ class GaussianMixtureStats:
             self.sum_w + other.sum_w,
             self.sum_wy + other.sum_wy,
             self.sum_wyy + other.sum_wyy,
+            max(self.rounding, other.rounding),
         )
 
     def at(self, reference: GaussianMixtureParams) -> GaussianMixtureStats:
@@ -181,6 +187,8 @@ class GaussianMixtureModel:
     """Starting precisions Σ⁻¹ in natural shape."""
     prior: CovariancePrior | None = None
     """The penalty of ``reg_covar="auto"``."""
+    precision: Literal["auto", "float32", "float64"] = "auto"
+    """What the kernels compute in; "auto" is the rows' own, as long as the covariances allow it."""
 
     @property
     def shape(self) -> Covariance:
@@ -259,20 +267,28 @@ class GaussianMixtureModel:
 
     def labels(self, params: GaussianMixtureParams, rows: Rows) -> NDArray[np.int64]:
         """Return the most probable component of each row, (n,)."""
-        return mixture.labels(rows.x, params.kernel_arguments())
+        return mixture.labels(rows.x, params.kernel_arguments(), self._dtype(params, rows))
 
     def responsibilities(self, params: GaussianMixtureParams, rows: Rows) -> Array:
         """Return p(z=k|x), (n, k)."""
-        return mixture.responsibilities(rows.x, params.kernel_arguments())
+        return mixture.responsibilities(rows.x, params.kernel_arguments(), self._dtype(params, rows))
 
     def score_samples(self, params: GaussianMixtureParams, rows: Rows) -> Array:
         """Return log p(x), (n,), in nats."""
-        return mixture.score_samples(rows.x, params.kernel_arguments())
+        return mixture.score_samples(rows.x, params.kernel_arguments(), self._dtype(params, rows))
+
+    def _dtype(self, params: GaussianMixtureParams, rows: Rows) -> type[np.floating[Any]]:
+        """Return what to compute in: float32 costs half, but not where whitening would use up its digits."""
+        if self.precision != "auto":
+            return np.float32 if self.precision == "float32" else np.float64
+        amplified = params.shape.amplification(params.cholesky, params.whitening)
+        return np.float32 if rows.x.dtype == np.float32 and amplified < MOST_AMPLIFIED else np.float64
 
     def _statistics(
         self, params: GaussianMixtureParams, rows: Rows, resp: Array | None
     ) -> GaussianMixtureStats:
-        sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp=resp)
+        dtype = np.float64 if resp is not None else self._dtype(params, rows)
+        sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp, dtype)
         columns = rows.x.shape[1] if self.covariance_type == "spherical" else 1
         return GaussianMixtureStats(
             params,
@@ -283,6 +299,7 @@ class GaussianMixtureModel:
             sums.sum_w,
             sums.sum_wy,
             sums.sum_wyy / columns,
+            ROUNDING[dtype],
         )
 
     def m_step(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> GaussianMixtureParams:

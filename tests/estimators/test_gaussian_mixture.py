@@ -251,6 +251,7 @@ def test_weights__that_mean_nothing_are_refused(weight, message):
         {"n_init": 0},
         {"init_params": "nearest"},
         {"acceleration": "magic"},
+        {"precision": "float16"},
         {"memory_limit": "much"},
         {"weights_init": [0.5, 0.6]},
         {"means_init": np.zeros((3, 3))},
