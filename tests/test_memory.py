@@ -61,3 +61,17 @@ def stores(tmp_path_factory):
             array[start : start + CHUNK_ROWS] = chunk[: rows - start]
         paths[megabytes] = folder / f"{megabytes}.zarr"
     return paths
+
+
+@pytest.mark.parametrize("task", ["fit", "fit and predict"])
+def test_peak_memory__does_not_grow_with_rows(stores, task):
+    """Four times the rows; labels alone would take 19 MB more if they were kept, rows 300 MB."""
+
+    def peak(megabytes):
+        out = stores[megabytes].with_suffix(".labels.zarr") if task == "fit and predict" else ""
+        return peak_bytes(stores[megabytes], out)
+
+    peak_bytes(stores[1])  # compiles the kernels, which takes memory too
+    baseline, small, large = peak(1), peak(100), peak(400)
+    assert large < small + 0.15 * LIMIT
+    assert large < baseline + 1.5 * LIMIT

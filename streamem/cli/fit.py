@@ -19,7 +19,7 @@ from streamem.sizes import format_bytes
 
 __all__ = ["fit", "fit_summary"]
 
-_OWN = ("data", "weights", "output", "overwrite", "scheduler", "quiet", "as_json")
+_OWN = ("data", "weights", "output", "overwrite", "scratch", "scheduler", "quiet", "as_json")
 """Parameters of the command that the estimator's constructor does not know."""
 
 
@@ -72,6 +72,14 @@ class _AutoOr(click.ParamType):  # type: ignore[type-arg]
 @click.option("--reg-covar", type=_AutoOr(float), default="auto", show_default=True)
 @click.option("--sample-size", type=_AutoOr(int), default="auto", show_default=True)
 @click.option("--acceleration", default="auto", show_default=True, metavar="NAME", help='"auto" or "none".')
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "float64"]),
+    default="auto",
+    show_default=True,
+    help="What to compute in.",
+)
+@click.option("--scratch", metavar="DIR", help="Folder for an uncompressed copy of the rows while fitting.")
 @reading
 @talking
 def fit(**options: Any) -> None:
@@ -84,7 +92,12 @@ def fit(**options: Any) -> None:
     began = time.perf_counter()
     with follow(Meter(options["tol"], options["max_iter"]), options["quiet"]) as hear:
         estimator = _estimator(options, hear)
-        estimator.fit(options["data"], sample_weight=options["weights"], scheduler=options["scheduler"])
+        estimator.fit(
+            options["data"],
+            sample_weight=options["weights"],
+            scratch=options["scratch"],
+            scheduler=options["scheduler"],
+        )
     estimator.save(options["output"])
     document = _document(options, estimator, time.perf_counter() - began)
     emit(document, _text(document), options["as_json"])

@@ -141,3 +141,15 @@ def test_fit__interrupted_after_a_pass_saves_what_it_has_and_returns_130(run, da
     assert result.exit_code == 130
     assert "Interrupted" in result.stderr
     assert sem.load("model.npz").n_iter_ == 2
+
+
+def test_fit__precision_and_scratch_reach_the_fit(run_json, tmp_path, rows):
+    np.save(tmp_path / "f4.npy", rows.astype(np.float32))
+    (tmp_path / "scratch").mkdir()
+    documents = [
+        run_json("fit", "f4.npy", "-k", 2, "--overwrite", *more)[1]
+        for more in ([], ["--precision", "float64"], ["--scratch", "scratch"])
+    ]
+    assert documents[0]["bic"] != documents[1]["bic"]
+    assert documents[0]["means"] == documents[2]["means"]
+    assert run_json("fit", "f4.npy", "-k", 2, "--overwrite", "--scratch", "missing")[0] == 4
