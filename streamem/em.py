@@ -24,12 +24,12 @@ How a pass runs is `streamem.reduce`; what the statistics are is `streamem.model
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from streamem.acceleration import Accelerator, Candidate, PlainEM, Reached
 from streamem.convergence import (
     Event,
     FitResult,
@@ -52,9 +52,10 @@ ROUNDING = 1e-9  # relative, unless statistics say otherwise: what ill-condition
 
 def iterate(
     model: Model[P, S],
-    one_pass: Callable[[P], Pass[S]],
+    one_pass: Callable[[Sequence[P]], Pass[Any]],
     params: P,
     *,
+    accelerate: Accelerator[P, S] | None = None,
     tol: float = 1e-6,
     max_iter: int = 100,
     notify: Callable[[PassEnded], object] = lambda event: None,
@@ -64,9 +65,15 @@ def iterate(
     Parameters
     ----------
     one_pass
-        From parameters to the statistics of all rows: the E-step.
+        From candidate parameters to the statistics of all rows under each: the E-step, in one reading.
+    params
+        Where to start.
+    accelerate
+        Where the next candidates come from; by default the M-step, which is textbook EM.
     tol
         Nats per unit weight: the fit stops when the estimated remaining gain is below it.
+    max_iter
+        Passes at most.
     notify
         Told of each pass as it ends; returning True stops the fit.
 
@@ -77,79 +84,82 @@ def iterate(
     KeyboardInterrupt
         If interrupted before the first pass is complete; later, what was reached is returned.
     """
-    ascends = getattr(model, "ascends", True)
-    ascends = getattr(model, "ascends", True)
-    gain, history, best = RemainingGain(), list[PassRecord](), None
+    accelerate = accelerate or PlainEM(model)
+    gain, history, remaining = RemainingGain(), list[PassRecord](), np.inf
+    best, step = None, params
+    candidates: Sequence[Candidate[P]] = (Candidate("start", params),)
     for index in range(max_iter):
-        began = time.perf_counter()
+        began, status = time.perf_counter(), None
         try:
-            rows = one_pass(params)
+            rows = one_pass([candidate.params for candidate in candidates])  # E-step
         except KeyboardInterrupt:
             if best is None:
                 raise
-            return FitResult(params, Status.INTERRUPTED, tuple(history), best.stats)
-        stats = rows.stats
-        reached = _Reached(
-            params, stats, (stats.log_likelihood + _log_prior(model, params, stats)) / stats.weight
+            return FitResult(step, Status.INTERRUPTED, tuple(history), best.stats)
+        reached = _best_of(model, candidates, rows.stats)
+        fell = (
+            best is not None and getattr(model, "ascends", True) and not reached.objective >= best.objective
         )
-        best, fell = _better(best, reached, ascends)
-        remaining = gain.update(reached.objective)
-        status = _judge(best, reached, remaining, fell, tol)
+        if fell and any(candidate.by == "em" for candidate in candidates):
+            status = _judge_fall(best.objective - reached.objective, best, tol)
+        if not fell:
+            best, remaining = reached, gain.update(reached.objective)
         if status is None:
-            params = model.m_step(params, stats)
+            try:
+                proposal = accelerate(best, fell)  # M-step
+            except KeyboardInterrupt:
+                step, status = best.params, Status.INTERRUPTED
+            else:
+                step, candidates = proposal.step, proposal.candidates
+                remaining = remaining if proposal.remaining is None else proposal.remaining
+                if not fell and remaining <= max(tol, rounding(best.objective)):
+                    status = Status.CONVERGED
         history.append(
             PassRecord(
-                log_likelihood=stats.log_likelihood / stats.weight,
-                objective=reached.objective,
+                log_likelihood=best.stats.log_likelihood / best.stats.weight,
+                objective=best.objective,
                 remaining_gain=remaining,
                 seconds=time.perf_counter() - began,
                 bytes_read=rows.bytes_read,
                 read_seconds=rows.read_seconds,
                 compute_seconds=rows.compute_seconds,
-                accepted="none" if fell else "em",
-                events=_events(model, params, stats),
+                candidates=len(rows.stats),
+                accepted="none" if fell else reached.by,
+                events=_events(model, step, best.stats),
             )
         )
         wants_stop = notify(PassEnded("em", index, history[-1]))
         if status is not None:
             return FitResult(best.params, status, tuple(history), best.stats)
         if wants_stop is True:
-            return FitResult(params, Status.CALLBACK, tuple(history), best.stats)
-    return FitResult(params, Status.MAX_ITER, tuple(history), best.stats if best else None)
+            return FitResult(step, Status.CALLBACK, tuple(history), best.stats)
+    return FitResult(step, Status.MAX_ITER, tuple(history), best.stats if best else None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Reached(Generic[P, S]):
-    """Parameters, their statistics, and the objective per unit weight."""
-
-    params: P
-    stats: S
-    objective: float
-
-
-def _better(
-    best: _Reached[P, S] | None, reached: _Reached[P, S], ascends: bool
-) -> tuple[_Reached[P, S], bool]:
-    """Return the better of two, and whether the new one fell."""
-    if best is None or not ascends or reached.objective >= best.objective:
-        return reached, False
-    return best, True
-
-
-def _judge(
-    best: _Reached[P, S], reached: _Reached[P, S], remaining: float, fell: bool, tol: float
-) -> Status | None:
-    """Return why to stop, or None to go on."""
-    if not np.isfinite(best.objective):
+def _best_of(model: Model[P, S], candidates: Sequence[Candidate[P]], stats: Sequence[S]) -> Reached[P, S]:
+    """Return the candidate of the highest objective; the first of several."""
+    best = None
+    for candidate, its in zip(candidates, stats, strict=True):
+        objective = (its.log_likelihood + _log_prior(model, candidate.params, its)) / its.weight
+        if best is None or objective > best.objective:
+            best = Reached(candidate.params, its, objective, candidate.by)
+    assert best is not None
+    if candidates[0].by == "start" and not np.isfinite(best.objective):
         raise DegenerateComponentError(
             f"First pass: the objective is {best.objective}, so some row is impossible under the starting "
             "parameters. Start from other parameters, or look for rows of absurd magnitude."
         )
-    if fell:  # exact arithmetic never falls: a fall this small is rounding, larger than what is left to gain
-        rounding_of = getattr(best.stats, "rounding", ROUNDING)
-        noise = max(tol, rounding_of * max(1.0, abs(best.objective)))
-        return Status.CONVERGED if best.objective - reached.objective <= noise else Status.FELL
-    return Status.CONVERGED if remaining <= max(tol, rounding(reached.objective)) else None
+    return best
+
+
+def _judge_fall(fall: float, best: Reached[P, S], tol: float) -> Status:
+    """Return why to stop after an EM step that fell, which in exact arithmetic none does.
+
+    A fall as small as rounding says that what is left to gain is smaller still.
+    """
+    rounding_of = getattr(best.stats, "rounding", ROUNDING)
+    noise = max(tol, rounding_of * max(1.0, abs(best.objective)))
+    return Status.CONVERGED if fall <= noise else Status.FELL
 
 
 def _log_prior(model: Model[P, S], params: P, stats: S) -> float:

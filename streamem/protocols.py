@@ -14,7 +14,18 @@ from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_che
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Buffer", "EStep", "FloatArray", "Model", "Pass", "Rows", "Source", "Stats"]
+__all__ = [
+    "Block",
+    "Buffer",
+    "EStep",
+    "FloatArray",
+    "Model",
+    "Pass",
+    "Rows",
+    "Several",
+    "Source",
+    "Stats",
+]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
@@ -155,6 +166,31 @@ class Stats(Protocol):
         ...
 
 
+class Several(tuple[S, ...]):
+    """Statistics of the same rows under several candidates: a monoid as each of them is."""
+
+    __slots__ = ()
+
+    @property
+    def n_samples(self) -> int:
+        """Rows seen."""
+        return self[0].n_samples
+
+    @property
+    def weight(self) -> float:
+        """Total sample weight."""
+        return self[0].weight
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of the first candidate."""
+        return self[0].log_likelihood
+
+    def merge(self, other: Several[S]) -> Several[S]:
+        """Return the statistics of both sets of rows under each candidate."""
+        return Several(mine.merge(theirs) for mine, theirs in zip(self, other, strict=True))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass(Generic[S]):
     """What one reading of rows gave, and what it cost."""
@@ -185,8 +221,8 @@ class Model(Protocol[P, S]):
     log-likelihood to form the objective that EM ascends), ``diagnose(params, stats)`` (a sequence of
     `streamem.convergence.Event` for the history), ``n_components`` and ``n_parameters(n_features)`` (to size
     the sample), ``informed_by(summary) -> Model`` (to take hyper-parameters from the first pass; with
-    ``uninformed`` True even where starting parameters are given), and ``ascends = False`` where the M-step
-    maximises nothing and the objective may fall.
+    ``uninformed`` True even where starting parameters are given), ``ascends = False`` where the M-step
+    maximises nothing and the objective may fall, and what `streamem.acceleration` names.
     """
 
     def init(self, sample: Rows, rng: np.random.Generator) -> P:

@@ -96,7 +96,9 @@ class ModelTests:
     def test_objective__never_falls(self):
         model, params, x = self.start()
         rows = Rows(x, None, 0)
-        result = em.iterate(model, lambda p: Pass(model.e_step(p, rows)), params, tol=0.0, max_iter=60)
+        result = em.iterate(
+            model, lambda ps: Pass([model.e_step(p, rows) for p in ps]), params, tol=0.0, max_iter=60
+        )
         rises = np.diff([record.objective for record in result.history])
         assert len(rises) >= 2
         assert np.all(rises >= -rounding(result.history[-1].objective))
@@ -105,7 +107,9 @@ class ModelTests:
     def test_fixed_point__is_stationary(self):
         model, params, x = self.start()
         rows = Rows(x, None, 0)
-        result = em.iterate(model, lambda p: Pass(model.e_step(p, rows)), params, tol=0.0, max_iter=3000)
+        result = em.iterate(
+            model, lambda ps: Pass([model.e_step(p, rows) for p in ps]), params, tol=0.0, max_iter=3000
+        )
         assert result.status is Status.CONVERGED
         objectives = []
         for params in (result.params, model.m_step(result.params, model.e_step(result.params, rows))):

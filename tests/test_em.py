@@ -34,7 +34,9 @@ class Sums:
 
 def climb(values, prior=0.0, **keywords):
     model = Ladder(values, prior)
-    return em.iterate(model, lambda p: Pass(Sums(2 * values[min(p, len(values) - 1)]), 7), 0, **keywords)
+    return em.iterate(
+        model, lambda ps: Pass([Sums(2 * values[min(p, len(values) - 1)]) for p in ps], 7), 0, **keywords
+    )
 
 
 def test_slow_progress__is_not_convergence():
@@ -100,9 +102,9 @@ def test_prior__joins_the_objective_but_not_the_likelihood():
 
 def test_interrupt__returns_what_was_reached():
     def one_pass(params):
-        if params == 2:
+        if params == [2]:
             raise KeyboardInterrupt
-        return Pass(Sums(2.0 * params))
+        return Pass([Sums(2.0 * params[0])])
 
     result = em.iterate(Ladder([]), one_pass, 0)
     assert result.status is Status.INTERRUPTED
@@ -141,6 +143,6 @@ def test_history__holds_what_the_model_reports():
 def test_objective__that_may_fall_is_followed():
     model = Ladder([-8, -4, -5, -4.5])
     model.ascends = False
-    result = em.iterate(model, lambda p: Pass(Sums(2 * model.values[p])), 0, max_iter=4)
+    result = em.iterate(model, lambda ps: Pass([Sums(2 * model.values[p]) for p in ps]), 0, max_iter=4)
     assert result.status is Status.MAX_ITER
     assert result.params == 4

@@ -14,7 +14,8 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "sizes": ({"errors"}, set()),
     "protocols": (set(), {"numpy"}),
     "convergence": (set(), {"numpy"}),
-    "em": ({"protocols", "convergence", "errors"}, {"numpy"}),
+    "em": ({"protocols", "convergence", "acceleration", "errors"}, {"numpy"}),
+    "acceleration": ({"protocols", "errors"}, {"numpy"}),
     "kernels": (set(), {"numpy", "numba", "llvmlite"}),
     "initialization": ({"protocols", "kernels", "errors"}, {"numpy"}),
     "models": ({"kernels", "initialization", "protocols", "convergence", "errors"}, {"numpy", "scipy"}),
@@ -23,7 +24,8 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "sources": ({"protocols", "errors"}, {"numpy", "zarr", "dask"}),
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr"}),
     "estimators": (
-        BOTTOM | {"em", "initialization", "models", "reduce", "persistence", "sources", "sinks"},
+        BOTTOM
+        | {"em", "acceleration", "initialization", "models", "reduce", "persistence", "sources", "sinks"},
         {"numpy"},
     ),
     "cli": (

@@ -1,5 +1,6 @@
 """Peak memory follows ``memory_limit``, not the number of rows: measured on processes of their own."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,8 @@ def stores(tmp_path_factory):
         for start in range(0, rows, CHUNK_ROWS):
             array[start : start + CHUNK_ROWS] = chunk[: rows - start]
         paths[megabytes] = folder / f"{megabytes}.zarr"
-    return paths
+    yield paths
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("task", ["fit", "fit and predict"])

@@ -131,7 +131,7 @@ def test_rise__is_gain_in_q_plus_kl_between_posteriors(seed):
 def test_limit__is_a_stationary_point():
     """The gradient of the log-likelihood vanishes there: dℓ/dμ_k = Σ_k⁻¹ Σ_i r_ik (x_i − μ_k)."""
     result = em.iterate(
-        MODEL, lambda p: Pass(MODEL.e_step(p, ROWS)), random_params(1), tol=0.0, max_iter=5000
+        MODEL, lambda ps: Pass([MODEL.e_step(p, ROWS) for p in ps]), random_params(1), tol=0.0, max_iter=5000
     )
     assert result.status is Status.CONVERGED
     resp, params = posterior(result.params), result.params
@@ -162,6 +162,6 @@ class _Flat:
 
 
 def test_limit_cycle__of_equal_likelihood_is_noticed():
-    result = em.iterate(_Cycle(), lambda p: Pass(_Flat(p)), 0, max_iter=100)
+    result = em.iterate(_Cycle(), lambda ps: Pass([_Flat(p) for p in ps]), 0, max_iter=100)
     assert result.status is Status.CONVERGED
     assert len(result.history) == 3

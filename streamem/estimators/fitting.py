@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from streamem import em
+from streamem.acceleration import Accelerator, Anderson, CorrectedSample, PlainEM
 from streamem.convergence import Callback, FitEvent, FitResult, PassEnded, PassProgress, PassStarted, Status
 from streamem.errors import InputError
 from streamem.initialization import seeding_rows
 from streamem.models.summary import DataSummary, Sample, Summarize
-from streamem.protocols import Model, Pass, Rows, Source, Stats
+from streamem.protocols import Model, Pass, Rows, Several, Source, Stats
 from streamem.reduce import Scheduler, map_reduce, open_scheduler
 from streamem.sizes import parse_bytes
 from streamem.sources import as_source
@@ -36,10 +38,13 @@ T = TypeVar("T", bound=Stats)
 log = logging.getLogger("streamem")
 
 KEPT_SHARE = 0.5  # of the memory limit, for decoded blocks that stay between passes
-SAMPLE_SHARE = 8  # of the memory limit, and at most of the rows, one part in so many
+SAMPLE_SHARE = 4  # at most one row in so many
+SAMPLE_MEMORY_SHARE = 16  # one part in so many of the memory limit, as a merge holds it twice
 SAMPLE_ROWS_PER_PARAMETER = 200
 SMALLEST_SAMPLE = 20_000
-SAMPLE_BUDGET = 2  # work on the sample before the first iteration, in passes over all rows
+FEWEST_ROWS_PER_PARAMETER = 20  # a smaller sample says too little about the rest
+SAMPLE_BUDGET = 4  # work on the sample that one pass may cost, in passes over all rows
+READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +122,7 @@ def fit(
     max_iter: int = 100,
     n_init: int = 1,
     random_state: Any = None,
-    acceleration: Literal["auto", "none"] = "auto",
+    acceleration: Literal["auto", "anderson", "none"] = "auto",
     sample_size: int | Literal["auto"] = "auto",
     memory_limit: int | str | None = "1GiB",
     scratch: str | os.PathLike[str] | None = None,
@@ -143,12 +148,13 @@ def fit(
     max_iter
         Passes at most, the sampling pass not counted.
     n_init
-        Starts to try. They compete on the sample; with ``acceleration="none"``, on all rows.
+        Starts to try. They compete on the sample; without it (``acceleration`` other than "auto"), on all rows.
     random_state
         Seed, `numpy.random.Generator` or ``RandomState``.
     acceleration
-        ``"auto"`` runs a short EM on the resident sample before the first full iteration; ``"none"`` is
-        textbook EM from the start.
+        ``"auto"``: EM on the resident sample first, then passes over all rows that correct the sample;
+        ``"anderson"``: Anderson acceleration from the start; ``"none"``: textbook EM from the start. All
+        have the same fixed points; see `streamem.acceleration`.
     sample_size
         Rows of the resident sample; ``"auto"`` follows the memory limit and the number of parameters.
     memory_limit
@@ -199,7 +205,7 @@ def fit(
     >>> streamem.fit(Exponential(), x).params
     0.3333333333333333
     """
-    _check_choice("acceleration", acceleration, ("auto", "none"))
+    _check_choice("acceleration", acceleration, ("auto", "anderson", "none"))
     rng = as_generator(random_state)
     with open_rows(
         x,
@@ -215,30 +221,95 @@ def fit(
             capacity = sample_rows(model, data.source, sample_size, _limit(memory_limit))
             summary = summarize_rows(data, capacity, int(rng.integers(2**63)))
             model = model.informed_by(summary) if hasattr(model, "informed_by") else model
-        run = functools.partial(_iterate, model, tol=tol, max_iter=max_iter)
+        sample = None if params is not None else summary.sample
+        method = _accelerator(model, data, sample, acceleration, tol)
+        run = functools.partial(_iterate, model, data, method, tol=tol, max_iter=max_iter)
         if params is not None:
-            return run(data, params)
-        sample = summary.sample
+            return run(params)
         starts = _starts(model, sample, n_init, rng)
-        if acceleration == "none":
-            return max(
-                (run(data, start) for start in starts), key=lambda result: result.history[-1].objective
-            )
-        return run(data, _best_on_sample(model, starts, sample, data, tol))
+        if acceleration == "auto":
+            return run(_best_on_sample(model, starts, sample, data, tol))
+        return max((run(start) for start in starts), key=lambda result: result.history[-1].objective)
 
 
-def _iterate(model: Model[P, S], data: RowData, params: P, *, tol: float, max_iter: int) -> FitResult[P]:
+def _iterate(
+    model: Model[P, S],
+    data: RowData,
+    method: Callable[[], Accelerator[P, S]],
+    params: P,
+    *,
+    tol: float,
+    max_iter: int,
+) -> FitResult[P]:
     """Run EM over all rows of ``data``."""
-    passes = iter(range(max_iter))
     result = em.iterate(
         model,
-        lambda params: data.one_pass(functools.partial(model.e_step, params), "em", next(passes)),
+        _passes(model, data),
         params,
+        accelerate=method(),
         tol=tol,
         max_iter=max_iter,
         notify=data.notify,
     )
     return replace(result, model=model)
+
+
+def _passes(model: Model[P, S], data: RowData) -> Callable[[Sequence[P]], Pass[Any]]:
+    """Return what reads all rows once and takes the statistics of each candidate."""
+    index = itertools.count()
+    return lambda candidates: data.one_pass(
+        functools.partial(_e_steps, model, tuple(candidates)), "em", next(index)
+    )
+
+
+def _e_steps(model: Model[P, S], candidates: Sequence[P], rows: Rows) -> Several[S]:
+    return Several(model.e_step(params, rows) for params in candidates)
+
+
+def _accelerator(
+    model: Any, data: RowData, sample: Sample | None, acceleration: str, tol: float
+) -> Callable[[], Accelerator[Any, Any]]:
+    """Return what makes the accelerator: the strongest that model and sample allow.
+
+    Work is counted, never timed, so that the same store gets the same candidates on every machine.
+    """
+    if acceleration == "none" or not getattr(model, "ascends", True) or not hasattr(model, "to_vector"):
+        return lambda: PlainEM(model)
+    row_bytes = (
+        0 if getattr(data.source, "in_memory", False) else data.bytes_per_pass // data.source.n_samples
+    )
+    with_em = _parameters(model, data.source) <= READ_BOUND * row_bytes
+    anderson = functools.partial(Anderson, model, with_em=with_em)
+    rows = 0 if sample is None else len(sample.index)
+    enough = rows >= FEWEST_ROWS_PER_PARAMETER * _parameters(model, data.source)
+    if acceleration == "anderson" or sample is None or not enough or rows > data.source.n_samples // 2:
+        return anderson
+    solve = functools.partial(_solve, model, tol=tol / 10)
+    budget = _steps(data.source, rows)
+    return lambda: CorrectedSample(model, _passes(model, _resident(data, sample)), solve, budget, with_em)
+
+
+def _solve(model: Any, one_pass: Any, params: Any, max_iter: int, *, tol: float) -> FitResult[Any]:
+    """Run accelerated EM in memory; an interrupt is for the whole fit."""
+    result = em.iterate(model, one_pass, params, accelerate=Anderson(model), tol=tol, max_iter=max_iter)
+    if result.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    return result
+
+
+def _parameters(model: Any, source: Source) -> int:
+    return int(model.n_parameters(source.n_features))
+
+
+def _steps(source: Source, sample_rows: int) -> int:
+    """Return how many steps on the sample are as much work as the budget in passes."""
+    return int(np.clip(SAMPLE_BUDGET * source.n_samples // sample_rows, 10, 500))
+
+
+def _resident(data: RowData, sample: Sample) -> RowData:
+    """Return the sample as data, worked through in this process."""
+    source = as_source(sample.x, sample.weight, memory_limit=None)
+    return replace(data, source=source, scheduler=data.scheduler.local(), callbacks=())
 
 
 def _starts(model: Model[P, S], sample: Sample, n_init: int, rng: np.random.Generator) -> Iterator[P]:
@@ -262,24 +333,16 @@ def _best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, dat
     The work is counted in rows, so that the same store always gets the same number of steps.
     """
     candidates = list(starts)
-    few = len(sample.index) > data.source.n_samples // 2
-    if len(candidates) == 1 and few:
+    if len(candidates) == 1 and len(sample.index) > data.source.n_samples // 2:
         return candidates[0]
-    steps = int(np.clip(SAMPLE_BUDGET * data.source.n_samples // len(sample.index), 10, 100))
-    where = data.scheduler.local()
-    resident = replace(
-        data, source=as_source(sample.x, sample.weight, memory_limit=None), scheduler=where, callbacks=()
-    )
-    results = [_iterate(model, resident, params, tol=tol, max_iter=steps) for params in candidates]
+    resident = _resident(data, sample)
+    steps = _steps(data.source, len(sample.index))
+    method = _accelerator(model, resident, None, "anderson", tol)
+    results = [_iterate(model, resident, method, params, tol=tol, max_iter=steps) for params in candidates]
     if any(result.status is Status.INTERRUPTED for result in results):
         raise KeyboardInterrupt
     best = max(results, key=lambda result: result.history[-1].objective)
-    log.debug(
-        "sample of %d rows: %d steps, %.6f nats per row",
-        len(sample.index),
-        len(best.history),
-        best.history[-1].objective,
-    )
+    log.debug("sample of %d rows: %d steps", len(sample.index), len(best.history))
     return best.params
 
 
@@ -294,8 +357,7 @@ def sample_rows(model: Any, source: Source, sample_size: int | str, memory_limit
     wanted = min(max(wanted, SMALLEST_SAMPLE), max(source.n_samples // SAMPLE_SHARE, SMALLEST_SAMPLE))
     if memory_limit is not None:
         row_bytes = source.n_features * source.dtype.itemsize + 24
-        # A merge holds both sides and the result for a moment.
-        wanted = min(wanted, max(1, memory_limit // (2 * SAMPLE_SHARE) // row_bytes))
+        wanted = min(wanted, max(1, memory_limit // SAMPLE_MEMORY_SHARE // row_bytes))
     return min(wanted, source.n_samples)
 
 

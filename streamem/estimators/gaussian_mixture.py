@@ -59,7 +59,7 @@ class GaussianMixture(MixtureEstimator):
     verbose
         Log each pass at level INFO of the logger "streamem" instead of DEBUG.
     acceleration
-        ``"auto"`` or ``"none"`` (textbook EM): see `streamem.fit`.
+        ``"auto"``, ``"anderson"`` or ``"none"`` (textbook EM): see `streamem.fit`.
     sample_size
         Rows kept in memory for seeding, or ``"auto"``.
     memory_limit
@@ -113,7 +113,7 @@ class GaussianMixture(MixtureEstimator):
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
-        acceleration: Literal["auto", "none"] = "auto",
+        acceleration: Literal["auto", "anderson", "none"] = "auto",
         sample_size: int | Literal["auto"] = "auto",
         memory_limit: int | str | None = "1GiB",
         precision: Literal["auto", "float32", "float64"] = "auto",

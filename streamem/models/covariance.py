@@ -87,6 +87,14 @@ class Covariance(Protocol):
         """Return A = L⁻¹."""
         ...
 
+    def to_free(self, factor: Array, units: Array) -> Array:
+        """Return L without units as unconstrained coordinates: its diagonal by logarithm, what is below as is."""
+        ...
+
+    def from_free(self, free: Array, k: int, units: Array) -> Array:
+        """Return L from those coordinates."""
+        ...
+
     def log_det(self, factor: Array, k: int, d: int) -> Array:
         """Return log det Σ for each component, (k,)."""
         ...
@@ -204,6 +212,20 @@ class _Full:
         diagonal = np.diagonal(factor, axis1=-2, axis2=-1)
         return np.broadcast_to(2 * np.log(diagonal).sum(axis=-1), (k,))
 
+    def to_free(self, factor: Array, units: Array) -> Array:
+        d = len(units)
+        plain = (factor / units[:, None]).reshape(-1, d, d)
+        below = plain[:, *np.tril_indices(d, -1)]
+        return np.concatenate([np.log(np.diagonal(plain, axis1=1, axis2=2)).ravel(), below.ravel()])
+
+    def from_free(self, free: Array, k: int, units: Array) -> Array:
+        d = len(units)
+        count = len(free) // (d * (d + 1) // 2)
+        plain = np.zeros((count, d, d))
+        plain[:, *np.diag_indices(d)] = np.exp(free[: count * d]).reshape(count, d)
+        plain[:, *np.tril_indices(d, -1)] = free[count * d :].reshape(count, -1)
+        return np.asarray((plain * units[:, None]).reshape(self.shape(k, d)))
+
     def amplification(self, factor: Array, whitening: Array) -> float:
         deviations = np.sqrt((factor**2).sum(axis=-1))
         return float((np.abs(whitening) * deviations[..., None, :]).sum(axis=-1).max())
@@ -273,6 +295,12 @@ class _Diag:
     def log_det(self, factor: Array, k: int, d: int) -> Array:
         return np.asarray(2 * np.log(factor).sum(axis=-1))
 
+    def to_free(self, factor: Array, units: Array) -> Array:
+        return np.asarray(np.log(factor / units).ravel())
+
+    def from_free(self, free: Array, k: int, units: Array) -> Array:
+        return np.asarray(np.exp(free).reshape(k, -1) * units)
+
     def amplification(self, factor: Array, whitening: Array) -> float:
         return 1.0
 
@@ -307,6 +335,12 @@ class _Spherical(_Diag):
 
     def trace(self, second: Array, k: int, d: int) -> Array:
         return d * second
+
+    def to_free(self, factor: Array, units: Array) -> Array:
+        return np.asarray(np.log(factor))
+
+    def from_free(self, free: Array, k: int, units: Array) -> Array:
+        return np.asarray(np.exp(free))
 
     def log_det(self, factor: Array, k: int, d: int) -> Array:
         return np.asarray(2 * d * np.log(factor))

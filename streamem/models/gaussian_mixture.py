@@ -121,6 +121,22 @@ class GaussianMixtureStats:
             max(self.rounding, other.rounding),
         )
 
+    def scaled(self, factor: float) -> GaussianMixtureStats:
+        """Return the statistics of rows that weigh ``factor`` times as much; negative ones are to subtract."""
+        return replace(
+            self,
+            weight=factor * self.weight,
+            log_likelihood=factor * self.log_likelihood,
+            entropy=factor * self.entropy,
+            sum_w=factor * self.sum_w,
+            sum_wy=factor * self.sum_wy,
+            sum_wyy=factor * self.sum_wyy,
+        )
+
+    def scored(self, log_likelihood: float) -> GaussianMixtureStats:
+        """Return the same moments with another log-likelihood, in nats."""
+        return replace(self, log_likelihood=log_likelihood)
+
     def at(self, reference: GaussianMixtureParams) -> GaussianMixtureStats:
         """Return the same moments relative to other parameters, exactly.
 
@@ -335,6 +351,51 @@ class GaussianMixtureModel:
         if self.reg_covar == "auto":
             return inner
         return np.asarray(inner + float(self.reg_covar) * shape.gram(reference.whitening))
+
+    def expected_log_joint(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
+        """Return Q(θ) = E log p(x, z; θ) from statistics alone, in nats: linear in them.
+
+        Σ_k n_k (log π_k − d/2 log 2π − ½ log det Σ_k) − ½ Σ_k tr Σ w r y yᵀ with y whitened by θ.
+        """
+        shape, stats = self.shape, stats.at(params)
+        k, d = params.means.shape
+        log_const = params.kernel_arguments().log_const
+        present = stats.sum_w != 0
+        traces = shape.trace(stats.sum_wyy, k, d)
+        total = traces[0] if self.covariance_type == "tied" else traces.sum()
+        return float(stats.sum_w[present] @ log_const[present] - 0.5 * total)
+
+    def to_vector(self, params: GaussianMixtureParams) -> Array:
+        """Return unconstrained coordinates: centred log-weights, means, and L with a log-diagonal.
+
+        Means and L are in units of ``prior`` where there is one. −inf where a component weighs nothing.
+        """
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(params.weights)
+        units = self._units(params.means.shape[1])
+        cholesky = self.shape.to_free(params.cholesky, units)
+        return np.concatenate([log_weights - log_weights.mean(), (params.means / units).ravel(), cholesky])
+
+    def from_vector(self, vector: Array, like: GaussianMixtureParams) -> GaussianMixtureParams | None:
+        """Return the parameters with these coordinates, or None where they overflow."""
+        k, d = like.means.shape
+        units = self._units(d)
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights = np.exp(vector[:k] - vector[:k].max())
+            means = vector[k : k + k * d].reshape(k, d) * units
+            cholesky = self.shape.from_free(vector[k + k * d :], k, units)
+        if not all(np.all(np.isfinite(part)) for part in (weights, means, cholesky)):
+            return None
+        return GaussianMixtureParams(
+            self.covariance_type, weights / weights.sum(), means, cholesky, self.shape.invert(cholesky)
+        )
+
+    def _units(self, d: int) -> Array:
+        """Return a length for each column, (d,)."""
+        if self.prior is None:
+            return np.ones(d)
+        scale = self.prior.scale
+        return np.sqrt((scale**2).sum(axis=1)) if scale.ndim == 2 else np.broadcast_to(scale, (d,))
 
     def log_prior(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
         """Return the log-prior of ``params`` in nats, up to a constant; 0 without a penalty."""

@@ -1,0 +1,189 @@
+"""Where the next candidates come from: plain EM, Anderson acceleration, a corrected sample.
+
+Out of core, a fit costs its passes, and plain EM takes many: it contracts by the share of missing
+information, near 1 where components overlap. Both accelerations here have exactly the fixed points of EM on
+all rows, and neither lets the objective fall, since `streamem.em` keeps a candidate only if it is better.
+
+*Anderson.* The M-step of the E-step is a map G whose fixed points are sought. From the last few points and
+their images, take the combination whose residual G(θ) − θ is smallest (Walker & Ni 2011), in unconstrained
+coordinates; after a rejection, start over (Henderson & Varadhan 2019).
+
+*Corrected sample.* With s the statistics of all rows and s_S those of a resident sample, per unit weight, let
+Δ = s(θ_k) − s_S(θ_k) after a pass at θ_k, and iterate θ ← M(s_S(θ) + Δ) in memory. The first step is the EM
+step itself, and θ_k is left in place only if it is a fixed point of EM on all rows: no bias of the sample
+remains. It is EM on the surrogate ℓ_S(θ) + Q(θ; Δ) (cf. Jordan, Lee & Yang 2019), whose rise tells how much
+there is left to gain. The error shrinks per pass by about sqrt(parameters / sample rows), whatever the
+overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamem.errors import DegenerateComponentError
+from streamem.protocols import Pass, Stats
+
+__all__ = ["Accelerator", "Anderson", "Candidate", "CorrectedSample", "PlainEM", "Proposal", "Reached"]
+
+P = TypeVar("P")
+S = TypeVar("S", bound=Stats)
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reached(Generic[P, S]):
+    """Parameters that a pass evaluated."""
+
+    params: P
+    """The parameters."""
+    stats: S
+    """Their statistics over all rows."""
+    objective: float
+    """Log-likelihood plus log-prior per unit weight, in nats."""
+    by: str
+    """Which candidate they were."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate(Generic[P]):
+    """Parameters to evaluate in the next pass."""
+
+    by: str
+    """"em", "anderson" or "sample"."""
+    params: P
+    """The parameters."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal(Generic[P]):
+    """What to evaluate next."""
+
+    step: P
+    """The EM step from the best parameters: never worse than they."""
+    candidates: tuple[Candidate[P], ...]
+    """At least one; the EM step alone is always enough."""
+    remaining: float | None = None
+    """Estimated rise of the objective still to come, nats per unit weight, where the method knows."""
+
+
+class Accelerator(Protocol[P, S]):
+    """Proposes candidates from the best parameters so far."""
+
+    def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
+        """Return what to evaluate next; ``rejected`` says that nothing of the last proposal was better."""
+        ...
+
+
+@dataclass(slots=True)
+class PlainEM(Generic[P, S]):
+    """The M-step, and nothing else: textbook EM."""
+
+    model: Any
+    """The model."""
+
+    def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
+        """Return the EM step."""
+        step = self.model.m_step(best.params, best.stats)
+        return Proposal(step, (Candidate("em", step),))
+
+
+@dataclass(slots=True)
+class Anderson(Generic[P, S]):
+    """Anderson acceleration for models with ``to_vector(params)`` and ``from_vector(vector, like)``."""
+
+    model: Any
+    """The model."""
+    with_em: bool = False
+    """Whether to propose the plain step beside, so that a rejection loses no pass."""
+    window: int = 8
+    """Points to combine at most."""
+    points: list[tuple[Vector, Vector]] = field(default_factory=list)
+    """The last points and their images under the EM step."""
+
+    def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
+        """Return the mixed step; the plain one after a rejection and where there is nothing to mix."""
+        plain = self.model.m_step(best.params, best.stats)
+        em = Candidate("em", plain)
+        point, image = self.model.to_vector(best.params), self.model.to_vector(plain)
+        if rejected:
+            self.points.clear()
+        self.points.append((point, image))
+        del self.points[: -self.window]
+        mixed = self._mixed(plain) if len(self.points) > 1 else None
+        if mixed is None:
+            return Proposal(plain, (em,))
+        return Proposal(plain, (mixed, em) if self.with_em else (mixed,))
+
+    def _mixed(self, like: P) -> Candidate[P] | None:
+        """Return G(θ) minus the combination of past changes that best explains the residual."""
+        points, images = (np.stack(vectors) for vectors in zip(*self.points, strict=True))
+        residuals = images - points
+        if not np.all(np.isfinite(residuals)):
+            return None
+        changes = np.diff(residuals, axis=0).T
+        coefficients = np.linalg.lstsq(changes, residuals[-1], rcond=1e-8)[0]
+        vector = images[-1] - np.diff(images, axis=0).T @ coefficients
+        params = self.model.from_vector(vector, like)
+        return None if params is None else Candidate("anderson", params)
+
+
+@dataclass(slots=True)
+class CorrectedSample(Generic[P, S]):
+    """EM on a resident sample, corrected by what the last pass saw.
+
+    For models whose statistics offer ``scaled(factor)`` and ``at(params)``, and which offer
+    ``expected_log_joint(params, stats)``, Q up to what does not depend on the parameters.
+    """
+
+    model: Any
+    """The model."""
+    sample_pass: Callable[[Sequence[P]], Pass[Any]]
+    """Statistics of the sample at each of several parameters."""
+    solve: Callable[..., Any]
+    """EM itself: ``solve(one_pass, params, max_iter)`` returns a `streamem.convergence.FitResult`."""
+    budget: int
+    """Steps on the sample that one pass may cost."""
+    with_em: bool = True
+    """Whether to propose the plain step beside, so that a rejection loses no pass."""
+    steps: int = 0
+    """Steps that are trusted now: fewer after a rejection, more after a success."""
+
+    def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
+        """Return where the corrected sample leads, and how much there seems to be left to gain."""
+        em = Candidate("em", self.model.m_step(best.params, best.stats))
+        self.steps = max(1, self.steps // 4) if rejected else min(self.budget, 2 * self.steps or self.budget)
+        result = None if rejected else self._solve(best)
+        if result is None or len(result.history) < 3:
+            return Proposal(em.params, (em,))
+        first, last = result.history[0].objective, max(record.objective for record in result.history)
+        unsolved = 0.0 if result.status.name == "CONVERGED" else result.history[-1].remaining_gain
+        sample = Candidate("sample", result.params)
+        return Proposal(em.params, (sample, em) if self.with_em else (sample,), last - first + unsolved)
+
+    def _solve(self, best: Reached[P, S]) -> Any:
+        """Iterate on the surrogate; None where the correction leads out of what parameters can be."""
+        base = self.sample_pass([best.params]).stats[0]
+        ratio = best.stats.weight / base.weight
+        delta = best.stats.merge(base.scaled(-ratio))
+
+        def corrected(candidates: Sequence[P]) -> Pass[Any]:
+            every = self.sample_pass(candidates).stats
+            return Pass(
+                [self._correct(p, s.scaled(ratio), delta) for p, s in zip(candidates, every, strict=True)]
+            )
+
+        try:
+            return self.solve(corrected, best.params, self.steps)
+        except DegenerateComponentError:
+            return None
+
+    def _correct(self, params: P, stats: Any, delta: Any) -> Any:
+        """Return s_S(θ) + Δ, with the surrogate for its log-likelihood."""
+        moved = delta.at(params)
+        return stats.merge(moved.scored(self.model.expected_log_joint(params, moved)))
