@@ -35,6 +35,9 @@ S = TypeVar("S", bound=Stats)
 
 Vector = NDArray[np.float64]
 
+PATIENCE = 25  # accepted steps until damping has faded to a half
+FEWEST = 4  # steps on the sample: the first of them is the EM step
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reached(Generic[P, S]):
@@ -105,15 +108,23 @@ class Anderson(Generic[P, S]):
     """Points to combine at most."""
     points: list[tuple[Vector, Vector]] = field(default_factory=list)
     """The last points and their images under the EM step."""
+    trust: int = 0
+    """Accepted mixed steps, less those that rejections took away: damping fades as it grows."""
 
     def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
         """Return the mixed step; the plain one after a rejection and where there is nothing to mix."""
         plain = self.model.m_step(best.params, best.stats)
         em = Candidate("em", plain)
         point, image = self.model.to_vector(best.params), self.model.to_vector(plain)
+        if best.by == "anderson" and not rejected:
+            self.trust += 1
         if rejected:
+            self.trust = max(self.trust - self.window, -2 * PATIENCE)
             self.points.clear()
-        self.points.append((point, image))
+        if np.all(np.isfinite(point)) and np.all(np.isfinite(image)):
+            self.points.append((point, image))
+        else:  # a component without weight is at infinity
+            self.points.clear()
         del self.points[: -self.window]
         mixed = self._mixed(plain) if len(self.points) > 1 else None
         if mixed is None:
@@ -124,21 +135,40 @@ class Anderson(Generic[P, S]):
         """Return G(θ) minus the combination of past changes that best explains the residual."""
         points, images = (np.stack(vectors) for vectors in zip(*self.points, strict=True))
         residuals = images - points
-        if not np.all(np.isfinite(residuals)):
-            return None
         changes = np.diff(residuals, axis=0).T
-        coefficients = np.linalg.lstsq(changes, residuals[-1], rcond=1e-8)[0]
+        coefficients = _damped_least_squares(changes, residuals[-1], 1 / (1 + 1.2 ** (PATIENCE - self.trust)))
         vector = images[-1] - np.diff(images, axis=0).T @ coefficients
         params = self.model.from_vector(vector, like)
         return None if params is None else Candidate("anderson", params)
+
+
+def _damped_least_squares(changes: Vector, residual: Vector, share: float) -> Vector:
+    """Return ridge coefficients whose squared norm is ``share`` of the least-squares ones'.
+
+    Little is mixed in while nothing has proven itself (Henderson & Varadhan 2019, eq. 14).
+    """
+    left, values, right = np.linalg.svd(changes, full_matrices=False)
+    if values[0] == 0:
+        return np.zeros(changes.shape[1])
+    kept = values > 1e-8 * values[0]
+    values, projected = values[kept], (left.T @ residual)[kept]
+    goal = share * np.sum((projected / values) ** 2)
+    low, high = 0.0, float(values[0] ** 2)
+    while np.sum((projected * values / (values**2 + high)) ** 2) > goal:
+        high *= 4.0
+    for _ in range(40):
+        ridge = (low + high) / 2
+        too_long = np.sum((projected * values / (values**2 + ridge)) ** 2) > goal
+        low, high = (ridge, high) if too_long else (low, ridge)
+    return np.asarray(right[kept].T @ (projected * values / (values**2 + high)))
 
 
 @dataclass(slots=True)
 class CorrectedSample(Generic[P, S]):
     """EM on a resident sample, corrected by what the last pass saw.
 
-    For models whose statistics offer ``scaled(factor)`` and ``at(params)``, and which offer
-    ``expected_log_joint(params, stats)``, Q up to what does not depend on the parameters.
+    For models that offer ``expected_log_joint(params, stats)``, which is Q, and whose statistics offer
+    ``scaled(factor)``, ``at(params)``, ``scored(log_likelihood)`` and ``feasible``.
     """
 
     model: Any
@@ -148,23 +178,30 @@ class CorrectedSample(Generic[P, S]):
     solve: Callable[..., Any]
     """EM itself: ``solve(one_pass, params, max_iter)`` returns a `streamem.convergence.FitResult`."""
     budget: int
-    """Steps on the sample that one pass may cost."""
+    """Steps on the sample that a pass may cost."""
     with_em: bool = True
-    """Whether to propose the plain step beside, so that a rejection loses no pass."""
-    steps: int = 0
+    """Whether to propose the plain step beside even while the sample is trusted."""
+    steps: int = field(init=False)
     """Steps that are trusted now: fewer after a rejection, more after a success."""
+
+    def __post_init__(self) -> None:
+        self.steps = self.budget
 
     def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
         """Return where the corrected sample leads, and how much there seems to be left to gain."""
         em = Candidate("em", self.model.m_step(best.params, best.stats))
-        self.steps = max(1, self.steps // 4) if rejected else min(self.budget, 2 * self.steps or self.budget)
-        result = None if rejected else self._solve(best)
+        if rejected or best.by == "em":
+            self.steps = max(FEWEST, self.steps // 4)
+        elif best.by == "sample":
+            self.steps = min(4 * self.steps, self.budget)
+        result = self._solve(best)
         if result is None or len(result.history) < 3:
             return Proposal(em.params, (em,))
         first, last = result.history[0].objective, max(record.objective for record in result.history)
         unsolved = 0.0 if result.status.name == "CONVERGED" else result.history[-1].remaining_gain
         sample = Candidate("sample", result.params)
-        return Proposal(em.params, (sample, em) if self.with_em else (sample,), last - first + unsolved)
+        both = self.with_em or self.steps < self.budget
+        return Proposal(em.params, (sample, em) if both else (sample,), last - first + unsolved)
 
     def _solve(self, best: Reached[P, S]) -> Any:
         """Iterate on the surrogate; None where the correction leads out of what parameters can be."""
@@ -172,18 +209,28 @@ class CorrectedSample(Generic[P, S]):
         ratio = best.stats.weight / base.weight
         delta = best.stats.merge(base.scaled(-ratio))
 
+        visits = 0
+
         def corrected(candidates: Sequence[P]) -> Pass[Any]:
+            nonlocal visits
             every = self.sample_pass(candidates).stats
-            return Pass(
-                [self._correct(p, s.scaled(ratio), delta) for p, s in zip(candidates, every, strict=True)]
+            pairs = zip(candidates, every, strict=True)
+            result: Pass[Any] = Pass(
+                [self._correct(params, stats.scaled(ratio), delta) for params, stats in pairs]
             )
+            visits += 1
+            return result
 
         try:
             return self.solve(corrected, best.params, self.steps)
-        except DegenerateComponentError:
-            return None
+        except DegenerateComponentError:  # too far: stop short of there, if there is any way at all
+            self.steps = max(FEWEST, visits - 1)
+            return self.solve(corrected, best.params, visits - 1) if visits > FEWEST else None
 
     def _correct(self, params: P, stats: Any, delta: Any) -> Any:
         """Return s_S(θ) + Δ, with the surrogate for its log-likelihood."""
         moved = delta.at(params)
-        return stats.merge(moved.scored(self.model.expected_log_joint(params, moved)))
+        corrected = stats.merge(moved.scored(self.model.expected_log_joint(params, moved)))
+        if not corrected.feasible:
+            raise DegenerateComponentError("The corrected sample holds less than nothing of a component.")
+        return corrected

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -85,8 +85,9 @@ def iterate(
         If interrupted before the first pass is complete; later, what was reached is returned.
     """
     accelerate = accelerate or PlainEM(model)
+    ascends = getattr(model, "ascends", True)
     gain, history, remaining = RemainingGain(), list[PassRecord](), np.inf
-    best, step = None, params
+    step, best = params, cast("Reached[P, S] | None", None)
     candidates: Sequence[Candidate[P]] = (Candidate("start", params),)
     for index in range(max_iter):
         began, status = time.perf_counter(), None
@@ -97,13 +98,11 @@ def iterate(
                 raise
             return FitResult(step, Status.INTERRUPTED, tuple(history), best.stats)
         reached = _best_of(model, candidates, rows.stats)
-        fell = (
-            best is not None and getattr(model, "ascends", True) and not reached.objective >= best.objective
-        )
-        if fell and any(candidate.by == "em" for candidate in candidates):
-            status = _judge_fall(best.objective - reached.objective, best, tol)
-        if not fell:
+        fell = best is not None and ascends and not reached.objective >= best.objective
+        if best is None or not fell:
             best, remaining = reached, gain.update(reached.objective)
+        elif candidates[-1].by == "em":
+            status = _judge_fall(best.objective - reached.objective, best, tol)
         if status is None:
             try:
                 proposal = accelerate(best, fell)  # M-step
@@ -114,26 +113,37 @@ def iterate(
                 remaining = remaining if proposal.remaining is None else proposal.remaining
                 if not fell and remaining <= max(tol, rounding(best.objective)):
                     status = Status.CONVERGED
-        history.append(
-            PassRecord(
-                log_likelihood=best.stats.log_likelihood / best.stats.weight,
-                objective=best.objective,
-                remaining_gain=remaining,
-                seconds=time.perf_counter() - began,
-                bytes_read=rows.bytes_read,
-                read_seconds=rows.read_seconds,
-                compute_seconds=rows.compute_seconds,
-                candidates=len(rows.stats),
-                accepted="none" if fell else reached.by,
-                events=_events(model, step, best.stats),
-            )
-        )
+        seconds = time.perf_counter() - began
+        history.append(_record(rows, best, remaining, seconds, fell, _events(model, step, best.stats)))
         wants_stop = notify(PassEnded("em", index, history[-1]))
         if status is not None:
             return FitResult(best.params, status, tuple(history), best.stats)
         if wants_stop is True:
             return FitResult(step, Status.CALLBACK, tuple(history), best.stats)
     return FitResult(step, Status.MAX_ITER, tuple(history), best.stats if best else None)
+
+
+def _record(
+    rows: Pass[Any],
+    best: Reached[P, S],
+    remaining: float,
+    seconds: float,
+    fell: bool,
+    events: tuple[Event, ...],
+) -> PassRecord:
+    """Return the history's entry for one pass."""
+    return PassRecord(
+        log_likelihood=best.stats.log_likelihood / best.stats.weight,
+        objective=best.objective,
+        remaining_gain=remaining,
+        seconds=seconds,
+        bytes_read=rows.bytes_read,
+        read_seconds=rows.read_seconds,
+        compute_seconds=rows.compute_seconds,
+        candidates=len(rows.stats),
+        accepted="none" if fell else best.by,
+        events=events,
+    )
 
 
 def _best_of(model: Model[P, S], candidates: Sequence[Candidate[P]], stats: Sequence[S]) -> Reached[P, S]:

@@ -86,13 +86,26 @@ class Scheduler:
 def _compute_on_cluster(client: Any, leaves: Sequence[Any], root: Any, done: Callable[[int], object]) -> Any:
     """Compute on a cluster; whatever happens, nothing keeps running after this returns."""
     *parts, future = client.compute([*leaves, root], optimize_graph=False)
+    failures: list[BaseException] = []
+
+    def tell(i: int, finished: Any) -> None:  # on a thread of the client, which would only log what is raised
+        try:
+            if finished.status == "finished":
+                done(i)
+        except BaseException as error:
+            failures.append(error)
+            client.cancel([future])
+
     for i, part in enumerate(parts):
-        part.add_done_callback(lambda finished, i=i: done(i) if finished.status == "finished" else None)
+        part.add_done_callback(functools.partial(tell, i))
     try:
-        return future.result()
-    except BaseException:
+        result = future.result()
+    except BaseException as error:
         client.cancel([*parts, future])
-        raise
+        raise (failures[0] if failures else error) from None
+    if failures:
+        raise failures[0]
+    return result
 
 
 @contextlib.contextmanager
@@ -319,7 +332,7 @@ def map_rows(
     ]
     first_rows = np.array([b.start for b in blocks])
     name = uuid.uuid4().hex
-    step = dask.delayed(_Opaque((function, sink.chunk_rows, sink.write)), name=f"step-{name}", traverse=False)
+    step = dask.delayed(_Opaque((function, sink.chunk_rows, sink)), name=f"step-{name}", traverse=False)
     leaves = []
     for i, (start, stop) in enumerate(runs):
         first = int(np.searchsorted(first_rows, start, "right")) - 1
@@ -342,7 +355,7 @@ def _count(rows: Sequence[int]) -> int:
 
 def _write_run(run: _Opaque[Sequence[Block]], start: int, stop: int, step: _Opaque[Any]) -> int:
     """Write the results of rows ``start:stop``, chunk by chunk, reading each block once."""
-    function, chunk_rows, write = step.value
+    function, chunk_rows, sink = step.value
     pending: list[np.ndarray[Any, Any]] = []
     position, held = start, 0
     for block in run.value:
@@ -353,6 +366,6 @@ def _write_run(run: _Opaque[Sequence[Block]], start: int, stop: int, step: _Opaq
         while held >= chunk_rows or (held and position + held == stop):
             joined = pending[0] if len(pending) == 1 else np.concatenate(pending)
             take = min(chunk_rows, stop - position)
-            write(position, joined[:take])
+            sink.write(position, joined[:take])
             position, held, pending = position + take, held - take, [joined[take:]]
     return stop - start

@@ -26,7 +26,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "estimators": (
         BOTTOM
         | {"em", "acceleration", "initialization", "models", "reduce", "persistence", "sources", "sinks"},
-        {"numpy"},
+        {"numpy", "sklearn"},
     ),
     "cli": (
         BOTTOM | {"estimators", "sources", "persistence"},

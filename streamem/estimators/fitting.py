@@ -44,6 +44,7 @@ SAMPLE_ROWS_PER_PARAMETER = 200
 SMALLEST_SAMPLE = 20_000
 FEWEST_ROWS_PER_PARAMETER = 20  # a smaller sample says too little about the rest
 SAMPLE_BUDGET = 4  # work on the sample that one pass may cost, in passes over all rows
+FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the better the correction
 READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
 
 
@@ -109,6 +110,12 @@ def summarize_rows(data: RowData, capacity: int, seed: int) -> DataSummary:
     if plan.missed(summary):  # most rows weigh nothing: look at all hashes
         summary = data.one_pass(Summarize(seed, capacity), "sample", 0).stats
     data.notify(PassEnded("sample", 0))
+    if not np.isfinite(summary.scatter).all():
+        column = int(np.argmin(np.isfinite(np.diagonal(summary.scatter))))
+        raise InputError(
+            f"{data.source.name}: column {column} holds values from {summary.minimum[column]:.3g} to "
+            f"{summary.maximum[column]:.3g}, whose squares overflow. Rescale it, or drop those rows."
+        )
     return summary.sorted()
 
 
@@ -148,7 +155,7 @@ def fit(
     max_iter
         Passes at most, the sampling pass not counted.
     n_init
-        Starts to try. They compete on the sample; without it (``acceleration`` other than "auto"), on all rows.
+        Starts to try. They compete on the sample with ``acceleration="auto"``, on all rows otherwise.
     random_state
         Seed, `numpy.random.Generator` or ``RandomState``.
     acceleration
@@ -221,12 +228,13 @@ def fit(
             capacity = sample_rows(model, data.source, sample_size, _limit(memory_limit))
             summary = summarize_rows(data, capacity, int(rng.integers(2**63)))
             model = model.informed_by(summary) if hasattr(model, "informed_by") else model
-        sample = None if params is not None else summary.sample
+        sample = summary.sample if params is None else None
         method = _accelerator(model, data, sample, acceleration, tol)
         run = functools.partial(_iterate, model, data, method, tol=tol, max_iter=max_iter)
         if params is not None:
             return run(params)
-        starts = _starts(model, sample, n_init, rng)
+        assert sample is not None
+        starts = _starts(model, sample, data.source.n_samples, n_init, rng)
         if acceleration == "auto":
             return run(_best_on_sample(model, starts, sample, data, tol))
         return max((run(start) for start in starts), key=lambda result: result.history[-1].objective)
@@ -312,7 +320,9 @@ def _resident(data: RowData, sample: Sample) -> RowData:
     return replace(data, source=source, scheduler=data.scheduler.local(), callbacks=())
 
 
-def _starts(model: Model[P, S], sample: Sample, n_init: int, rng: np.random.Generator) -> Iterator[P]:
+def _starts(
+    model: Model[P, S], sample: Sample, n_samples: int, n_init: int, rng: np.random.Generator
+) -> Iterator[P]:
     """Yield one start after the other, each from its own stream of random numbers."""
     k = getattr(model, "n_components", 1)
     if len(sample.index) < k:
@@ -321,6 +331,10 @@ def _starts(model: Model[P, S], sample: Sample, n_init: int, rng: np.random.Gene
         )
     rows = seeding_rows(sample.rows(), k)
     start = getattr(model, "start", None)
+    if isinstance(start, np.ndarray) and len(np.atleast_1d(start)) != n_samples:
+        raise InputError(
+            f"init_params: expected an entry for each of the {n_samples:,} rows, got {start.shape}."
+        )
     if isinstance(start, np.ndarray):  # one entry for each row of the data: pick those of the sample
         model = replace(model, start=start[sample.index[: len(rows.x)]])  # type: ignore[type-var]
     for stream in rng.spawn(n_init):
@@ -336,7 +350,7 @@ def _best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, dat
     if len(candidates) == 1 and len(sample.index) > data.source.n_samples // 2:
         return candidates[0]
     resident = _resident(data, sample)
-    steps = _steps(data.source, len(sample.index))
+    steps = FIRST_BUDGET * _steps(data.source, len(sample.index))
     method = _accelerator(model, resident, None, "anderson", tol)
     results = [_iterate(model, resident, method, params, tol=tol, max_iter=steps) for params in candidates]
     if any(result.status is Status.INTERRUPTED for result in results):

@@ -140,6 +140,8 @@ class GaussianMixture(MixtureEstimator):
 
     def _model(self, fitted: bool = True) -> GaussianMixtureModel:
         _check(self)
+        if fitted:
+            _check_same_shape(self, self.params_)
         start = self.init_params
         return GaussianMixtureModel(
             self.n_components,
@@ -149,7 +151,7 @@ class GaussianMixture(MixtureEstimator):
             self.weights_init,
             self.means_init,
             self.precisions_init,
-            self.model_.prior if fitted and hasattr(self, "model_") else None,
+            self.model_.prior if fitted else None,
             self.precision,
         )
 
@@ -194,7 +196,7 @@ class GaussianMixture(MixtureEstimator):
         k, d = params.means.shape
         factors = np.broadcast_to(
             params.cholesky if params.cholesky.ndim > 1 else params.cholesky[:, None],
-            (k, d, d) if self.covariance_type in ("full", "tied") else (k, d),
+            (k, d, d) if params.covariance_type in ("full", "tied") else (k, d),
         )
         rows = np.empty((n_samples, d))
         for component in range(k):
@@ -218,6 +220,7 @@ class GaussianMixture(MixtureEstimator):
             for name, value in self.get_params().items()
             if value is None or isinstance(value, str | int | float)
         }
+        settings |= {"n_components": len(params.weights), "covariance_type": params.covariance_type}
         arrays = {
             "weights": params.weights,
             "means": params.means,
@@ -232,7 +235,7 @@ class GaussianMixture(MixtureEstimator):
                 "reference_cholesky": reference.cholesky,
                 "reference_weights": reference.weights,
             }
-        prior = getattr(self._model(), "prior", None)
+        prior = self._fitted_model().prior
         if prior is not None:
             arrays |= {"prior_scale": prior.scale, "prior_floor": prior.floor}
         header = {"settings": settings, "converged": bool(getattr(self, "converged_", False))}
@@ -258,9 +261,10 @@ class GaussianMixture(MixtureEstimator):
             }
             stats = GaussianMixtureStats(params("reference_"), **fields)
         self._adopt(params(""), stats)
+        prior = None
         if "prior_scale" in arrays:
             prior = CovariancePrior(arrays["prior_scale"], arrays["prior_floor"])
-            self.model_ = replace(self._model(), prior=prior)
+        self.model_ = replace(self._model(fitted=False), prior=prior)
         self.converged_ = archive.header["converged"]
         self.lower_bounds_ = arrays["lower_bounds"].tolist()
         self.n_iter_ = len(self.lower_bounds_)
@@ -310,4 +314,15 @@ def _check_start(gm: GaussianMixture) -> None:
         if np.shape(gm.precisions_init) != expected:
             raise InputError(
                 f"precisions_init: expected shape {expected}, got {np.shape(gm.precisions_init)}."
+            )
+
+
+def _check_same_shape(gm: GaussianMixture, params: GaussianMixtureParams) -> None:
+    """Refuse to continue a fit with settings that its estimates do not have."""
+    fitted = {"n_components": len(params.weights), "covariance_type": params.covariance_type}
+    for name, value in fitted.items():
+        if getattr(gm, name) != value:
+            raise InputError(
+                f"{name}: warm_start continues a fit with {value!r}, got {getattr(gm, name)!r}. Set it back, "
+                "or warm_start=False."
             )

@@ -133,7 +133,7 @@ class MixtureEstimator(Parameterised):
 
     def predict_proba(self, X: Any, *, out: Any = None, **where: Any) -> Any:
         """Return responsibilities p(z=k|x), (n, k); with ``out``, write them there. See `predict`."""
-        return self._rowwise("responsibilities", X, (self.n_components,), np.float64, out, **where)
+        return self._rowwise("responsibilities", X, (len(self._fitted().weights),), np.float64, out, **where)
 
     def score_samples(self, X: Any, *, out: Any = None, **where: Any) -> Any:
         """Return log p(x) of each row in nats, (n,); with ``out``, write them there. See `predict`."""
@@ -152,9 +152,10 @@ class MixtureEstimator(Parameterised):
         client: Any = None,
         callbacks: Iterable[Callback] = (),
     ) -> Any:
-        function = functools.partial(getattr(self._model(), method), self._fitted())
+        function = functools.partial(getattr(self._fitted_model(), method), self._fitted())
         with self._open(X, None, scheduler, client, callbacks) as data:
             blocks = data.source.blocks()
+            _refuse_input_as_output(X, out)
             sink = open_sink(
                 out,
                 n_samples=data.source.n_samples,
@@ -194,7 +195,7 @@ class MixtureEstimator(Parameterised):
 
         Statistics of other rows merge (``a.merge(b)``), and `update` takes the M-step of the sum.
         """
-        e_step = functools.partial(self._model().e_step, self._fitted())
+        e_step = functools.partial(self._fitted_model().e_step, self._fitted())
         with self._open(X, sample_weight, scheduler, client, callbacks) as data:
             stats = data.one_pass(e_step, "score", 0).stats
             data.notify(PassEnded("score", 0))
@@ -202,7 +203,7 @@ class MixtureEstimator(Parameterised):
 
     def update(self, stats: Any) -> Self:
         """Take one M-step from statistics that `summarize` made, and return the estimator."""
-        self._adopt(self._model().m_step(self._fitted(), stats), stats)
+        self._adopt(self._fitted_model().m_step(self._fitted(), stats), stats)
         return self
 
     def bic(self, X: Any = None) -> float:
@@ -227,7 +228,7 @@ class MixtureEstimator(Parameterised):
 
     def _count(self) -> int:
         """Return the number of free parameters."""
-        return int(self._model().n_parameters(self.n_features_in_))
+        return int(self._fitted_model().n_parameters(self.n_features_in_))
 
     def _stats(self, X: Any) -> Any:
         """Return statistics of ``X``, or of the fitted rows where ``X`` is None."""
@@ -247,6 +248,11 @@ class MixtureEstimator(Parameterised):
         if not hasattr(self, "params_"):
             raise NotFittedError(f"{type(self).__name__} has no estimates yet. Call fit first.")
         return self.params_
+
+    def _fitted_model(self) -> Any:
+        """Return the model of the estimates, whatever the settings have become since."""
+        self._fitted()
+        return self.model_
 
     @property
     def n_features_in_(self) -> int:
@@ -278,3 +284,23 @@ class MixtureEstimator(Parameterised):
                     f"{self.n_features_in_}. Pass the same columns."
                 )
             yield data
+
+
+def _refuse_input_as_output(x: Any, out: Any) -> None:
+    """Refuse to write where the rows are read: replacing them cannot be undone."""
+    source, target = _local_place(x), _local_place(out)
+    if source is None or target is None:
+        return
+    if source == target or source.startswith(target + os.sep):
+        raise InputError(
+            f"{out}: this is where the rows are, and would replace them. Choose another name for out."
+        )
+
+
+def _local_place(x: Any) -> str | None:
+    """Return where something lies on disk, if it does."""
+    x = getattr(x, "filename", None) if isinstance(x, np.memmap) else getattr(x, "store_path", x)
+    if not isinstance(x, str | os.PathLike) and not hasattr(x, "store"):
+        return None
+    location = str(x).removeprefix("file://")
+    return None if "://" in location else os.path.realpath(location)

@@ -37,6 +37,14 @@ class Parameterised:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """Say to scikit-learn, which alone asks, what kind of estimator this is."""
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="density_estimator", target_tags=TargetTags(required=False), input_tags=InputTags()
+        )
+
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
         shown = [

@@ -75,6 +75,10 @@ class Covariance(Protocol):
         """Return the trace for each component, (k,)."""
         ...
 
+    def positive(self, second: Array) -> bool:
+        """Return whether all are positive definite."""
+        ...
+
     def root(self, covariances: Array) -> Array:
         """Return Cholesky factors; raise `DegenerateComponentError` where there is none."""
         ...
@@ -88,7 +92,7 @@ class Covariance(Protocol):
         ...
 
     def to_free(self, factor: Array, units: Array) -> Array:
-        """Return L without units as unconstrained coordinates: its diagonal by logarithm, what is below as is."""
+        """Return L, without units, as unconstrained coordinates: its diagonal by logarithm."""
         ...
 
     def from_free(self, free: Array, k: int, units: Array) -> Array:
@@ -199,6 +203,9 @@ class _Full:
     def trace(self, second: Array, k: int, d: int) -> Array:
         return np.broadcast_to(np.trace(second, axis1=-2, axis2=-1), (k,))
 
+    def positive(self, second: Array) -> bool:
+        return bool(np.all(np.linalg.eigvalsh(second) > 0))
+
     def root(self, covariances: Array) -> Array:
         return _factor(covariances)
 
@@ -215,15 +222,17 @@ class _Full:
     def to_free(self, factor: Array, units: Array) -> Array:
         d = len(units)
         plain = (factor / units[:, None]).reshape(-1, d, d)
-        below = plain[:, *np.tril_indices(d, -1)]
+        rows, columns = np.tril_indices(d, -1)
+        below = plain[:, rows, columns]
         return np.concatenate([np.log(np.diagonal(plain, axis1=1, axis2=2)).ravel(), below.ravel()])
 
     def from_free(self, free: Array, k: int, units: Array) -> Array:
         d = len(units)
         count = len(free) // (d * (d + 1) // 2)
         plain = np.zeros((count, d, d))
-        plain[:, *np.diag_indices(d)] = np.exp(free[: count * d]).reshape(count, d)
-        plain[:, *np.tril_indices(d, -1)] = free[count * d :].reshape(count, -1)
+        rows, columns = np.tril_indices(d, -1)
+        plain[:, range(d), range(d)] = np.exp(free[: count * d]).reshape(count, d)
+        plain[:, rows, columns] = free[count * d :].reshape(count, -1)
         return np.asarray((plain * units[:, None]).reshape(self.shape(k, d)))
 
     def amplification(self, factor: Array, whitening: Array) -> float:
@@ -282,6 +291,9 @@ class _Diag:
 
     def trace(self, second: Array, k: int, d: int) -> Array:
         return np.asarray(second.sum(axis=-1))
+
+    def positive(self, second: Array) -> bool:
+        return bool(np.all(second > 0))
 
     def root(self, covariances: Array) -> Array:
         return _positive(covariances)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.convergence import Event
+from streamem.errors import InputError
 from streamem.initialization import responsibilities
 from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
@@ -26,6 +27,7 @@ from streamem.protocols import Rows
 
 __all__ = ["GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
 
+MOST_LOG_DET = 1e4  # beyond, a proposal is no parameters
 MOST_AMPLIFIED = 1e3  # float32 leaves four digits of y then
 ROUNDING: dict[type[np.floating[Any]], float] = {np.float32: 1e-6, np.float64: 1e-9}
 
@@ -122,7 +124,7 @@ class GaussianMixtureStats:
         )
 
     def scaled(self, factor: float) -> GaussianMixtureStats:
-        """Return the statistics of rows that weigh ``factor`` times as much; negative ones are to subtract."""
+        """Return the statistics of rows that weigh ``factor`` times as much; −1 is to subtract."""
         return replace(
             self,
             weight=factor * self.weight,
@@ -132,6 +134,15 @@ class GaussianMixtureStats:
             sum_wy=factor * self.sum_wy,
             sum_wyy=factor * self.sum_wyy,
         )
+
+    @property
+    def feasible(self) -> bool:
+        """Whether rows could have such statistics: differences of two may not be any rows'."""
+        if not np.all(self.sum_w > 0):
+            return False
+        delta = self.sum_wy / self.sum_w[:, None]
+        scatter = self.sum_wyy - self.reference.shape.cross(self.sum_wy, delta)
+        return self.reference.shape.positive(scatter)
 
     def scored(self, log_likelihood: float) -> GaussianMixtureStats:
         """Return the same moments with another log-likelihood, in nats."""
@@ -231,9 +242,23 @@ class GaussianMixtureModel:
 
     def init(self, sample: Rows, rng: np.random.Generator) -> GaussianMixtureParams:
         """Return the M-step of starting responsibilities on the sample, overridden by what was given."""
+        self._check_start(sample.x.shape[1])
         resp = responsibilities(self.start, sample, self.n_components, rng, centers=self.means_init)
         params = self.from_responsibilities(sample, resp)
         return self._override(params)
+
+    def _check_start(self, d: int) -> None:
+        """Refuse starting values for another number of columns."""
+        expected = {
+            "means_init": (self.n_components, d),
+            "precisions_init": self.shape.shape(self.n_components, d),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != shape:
+                raise InputError(
+                    f"{name}: expected shape {shape}, got {np.shape(value)}. Give one for these rows."
+                )
 
     def from_responsibilities(self, sample: Rows, resp: Array) -> GaussianMixtureParams:
         """Return the M-step for given responsibilities (n, k): an E-step whose q someone else chose."""
@@ -295,6 +320,11 @@ class GaussianMixtureModel:
 
     def _dtype(self, params: GaussianMixtureParams, rows: Rows) -> type[np.floating[Any]]:
         """Return what to compute in: float32 costs half, but not where whitening would use up its digits."""
+        if rows.x.shape[1] != params.means.shape[1]:  # kernels would read past the end of the rows
+            raise InputError(
+                f"The rows have {rows.x.shape[1]} columns, but the parameters (params, or those that "
+                f"warm_start continues from) are for {params.means.shape[1]}. Give parameters for these rows."
+            )
         if self.precision != "auto":
             return np.float32 if self.precision == "float32" else np.float64
         amplified = params.shape.amplification(params.cholesky, params.whitening)
@@ -368,13 +398,14 @@ class GaussianMixtureModel:
     def to_vector(self, params: GaussianMixtureParams) -> Array:
         """Return unconstrained coordinates: centred log-weights, means, and L with a log-diagonal.
 
-        Means and L are in units of ``prior`` where there is one. −inf where a component weighs nothing.
+        Means and L are in units of ``prior`` where there is one. Not finite where a component weighs nothing.
         """
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             log_weights = np.log(params.weights)
+            log_weights = log_weights - log_weights.mean()
         units = self._units(params.means.shape[1])
         cholesky = self.shape.to_free(params.cholesky, units)
-        return np.concatenate([log_weights - log_weights.mean(), (params.means / units).ravel(), cholesky])
+        return np.concatenate([log_weights, (params.means / units).ravel(), cholesky])
 
     def from_vector(self, vector: Array, like: GaussianMixtureParams) -> GaussianMixtureParams | None:
         """Return the parameters with these coordinates, or None where they overflow."""
@@ -384,7 +415,8 @@ class GaussianMixtureModel:
             weights = np.exp(vector[:k] - vector[:k].max())
             means = vector[k : k + k * d].reshape(k, d) * units
             cholesky = self.shape.from_free(vector[k + k * d :], k, units)
-        if not all(np.all(np.isfinite(part)) for part in (weights, means, cholesky)):
+        finite = all(np.all(np.isfinite(part)) for part in (weights, means, cholesky))
+        if not finite or not np.all(np.abs(self.shape.log_det(cholesky, k, d)) < MOST_LOG_DET):
             return None
         return GaussianMixtureParams(
             self.covariance_type, weights / weights.sum(), means, cholesky, self.shape.invert(cholesky)

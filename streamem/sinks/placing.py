@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
@@ -10,9 +11,6 @@ import uuid
 from streamem.errors import InputError, SourceError
 
 __all__ = ["hidden_name", "place", "refuse_existing", "remove"]
-
-ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
-"""A directory that holds one of these may be replaced."""
 
 
 def hidden_name(path: str) -> str:
@@ -81,7 +79,14 @@ def _swap(hidden: str, path: str) -> None:
 
 
 def _is_zarr(path: str) -> bool:
-    return any(os.path.isfile(os.path.join(path, name)) for name in ZARR_FILES)
+    """Whether a directory is one zarr array; a group may hold much else."""
+    if os.path.isfile(os.path.join(path, ".zarray")):
+        return True
+    try:
+        with open(os.path.join(path, "zarr.json")) as file:
+            return bool(json.load(file).get("node_type") == "array")
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _flush(path: str) -> None:

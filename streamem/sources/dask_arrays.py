@@ -68,7 +68,19 @@ def from_dask(array: Any, name: str) -> DaskArray:
             f"{name}: the lengths of this dask array's chunks are unknown (shape {array.shape}). "
             "Call x.compute_chunk_sizes() first; it computes the array once."
         )
+    if _is_persisted(array):
+        raise InputError(
+            f"{name}: this dask array is persisted on a cluster, where tasks cannot fetch it block by block. "
+            "Give it as it was before persist(), or store it with to_zarr() and give the path."
+        )
     if array.ndim == 2 and array.numblocks[1] > 1:
         array = array.rechunk({1: -1})
     starts = tuple(accumulate(array.chunks[0][:-1], initial=0)) if array.ndim else ()
     return DaskArray(name, array.shape, array, (starts,))
+
+
+def _is_persisted(array: Any) -> bool:
+    """Whether parts of a dask array are futures of a cluster."""
+    return any(
+        type(task).__module__.startswith("distributed.") for task in dict(array.__dask_graph__()).values()
+    )

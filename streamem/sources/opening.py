@@ -78,6 +78,7 @@ def _open_location(location: str | bytes, options: OpenOptions) -> ArrayHandle:
     path = url2pathname(urlsplit(location).path) if location.startswith("file://") else location
     if not is_url(path):
         _check_file(path)
+        path = os.path.abspath(path)  # workers have working directories of their own
         if path.lower().endswith(".npy"):
             from streamem.sources.npy_files import from_npy
 

@@ -73,6 +73,7 @@ class ZarrArray:
     def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
         """Decode rows ``start:stop`` into ``out``."""
         assert out is not None
+        _require_visible(self.array, self.name)
         selection = (slice(start, stop), *(slice(None) for _ in self.shape[1:]))
         target = cpu.NDBuffer.from_numpy_array(out)
         self.array.get_basic_selection(selection, out=target, prototype=cpu.buffer_prototype)
@@ -200,6 +201,27 @@ def _count_missing(array: zarr.Array[Any]) -> tuple[int, int, str]:
     total = math.prod(-(-n // rows) for n, rows in zip(array.shape, shards, strict=True))
     chunks_per_shard = math.prod(s // c for s, c in zip(shards, array.chunks, strict=True))
     return total - array.nchunks_initialized // chunks_per_shard, total, "shards"
+
+
+_visible: set[str] = set()
+
+
+def _require_visible(array: zarr.Array[Any], name: str) -> None:
+    """Raise unless this process sees the store, looked up once: chunks that it does not see read as zeros."""
+    place = str(array.store_path)
+    if place in _visible or _is_in_process(array.store):
+        return
+    try:
+        zarr.open_array(store=array.store, path=array.path, mode="r")
+        problem = None
+    except Exception as error:  # zarr's own do not travel back from a worker
+        problem = type(error).__name__
+    if problem:
+        raise SourceError(
+            f"{name}: a process that reads it does not see it at {place} ({problem}). Give an absolute path "
+            "or URL that means the same on every worker."
+        )
+    _visible.add(place)
 
 
 def _is_zip_file(location: str) -> bool:

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of an estimator, and its tools that take one: no base class of theirs is needed."""
+"""scikit-learn's checks of an estimator, and its tools that take one: no base class of theirs is needed."""
 
 import warnings
 
@@ -31,11 +31,9 @@ DELIBERATE = {
 def test_scikit_learns_checks__fail_only_where_it_is_meant(covariance_type):
     gm = sem.GaussianMixture(covariance_type=covariance_type, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # checks that are skipped, and fits of a few rows that do not converge
+        warnings.simplefilter("ignore")  # skipped checks, fits that need more passes
         results = check_estimator(gm, on_skip=None, on_fail=None)
-    failed = {
-        result["check_name"]: result["exception"] for result in results if result["status"] == "failed"
-    }
+    failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
     assert len(results) > 40
     assert set(failed) == set(DELIBERATE), failed
 

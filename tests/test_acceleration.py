@@ -1,0 +1,190 @@
+"""Accelerated fits have the fixed points of plain EM, never fall, and take fewer passes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from streamem import em
+from streamem.acceleration import Anderson, CorrectedSample, PlainEM, Reached, _damped_least_squares
+from streamem.convergence import Status
+from streamem.models.covariance import COVARIANCES
+from streamem.models.gaussian_mixture import GaussianMixtureModel
+from streamem.models.summary import Summarize
+from streamem.protocols import Pass, Rows, Several
+from tests import naive
+from tests.strategies import clusters
+
+TYPES = tuple(COVARIANCES)
+X = np.random.default_rng(0).standard_normal((24_000, 2)) + np.tile([[0.0, 0.0], [2.5, 1.0]], (12_000, 1))
+
+
+def setting(covariance_type="full", x=X, k=2, polished=True):
+    """A model, the optimum of every fifth row to start from, and passes over all rows and over those."""
+    model = GaussianMixtureModel(k, covariance_type).informed_by(Summarize(0, 1)(Rows(x, None, 0)))
+    params = model.init(Rows(x, None, 0), np.random.default_rng(0))
+
+    def passes(rows):
+        return lambda candidates: Pass(Several(model.e_step(p, rows) for p in candidates))
+
+    sample_pass = passes(Rows(x[::5].copy(), None, 0))
+    if polished:
+        params = em.iterate(model, sample_pass, params, accelerate=Anderson(model), max_iter=500).params
+    return model, params, passes(Rows(x, None, 0)), sample_pass
+
+
+def corrected(model, sample_pass, tol=1e-9, budget=400, **keywords):
+    def solve(one_pass, params, max_iter):
+        return em.iterate(model, one_pass, params, accelerate=Anderson(model), tol=tol, max_iter=max_iter)
+
+    return CorrectedSample(model, sample_pass, solve, budget, **keywords)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("method", ["anderson", "sample"])
+def test_accelerated_fit__ends_where_plain_em_does_and_never_falls(covariance_type, method):
+    model, params, one_pass, sample_pass = setting(covariance_type)
+    plain = em.iterate(model, one_pass, params, tol=1e-12, max_iter=5000)
+    accelerate = Anderson(model) if method == "anderson" else corrected(model, sample_pass)
+    fast = em.iterate(model, one_pass, params, accelerate=accelerate, tol=1e-10, max_iter=500)
+    assert fast.status is Status.CONVERGED
+    assert fast.history[-1].objective == pytest.approx(plain.history[-1].objective, abs=1e-8)
+    np.testing.assert_allclose(fast.params.means, plain.params.means, atol=2e-3)
+    assert np.all(np.diff([record.objective for record in fast.history]) >= 0)
+    assert any(record.accepted == method for record in fast.history)
+    assert len(fast.history) < len(plain.history)
+
+
+def test_corrected_sample__takes_a_handful_of_passes():
+    model, params, one_pass, sample_pass = setting()
+    best = em.iterate(model, one_pass, params, tol=1e-12, max_iter=5000).history[-1].objective
+    fast = em.iterate(model, one_pass, params, accelerate=corrected(model, sample_pass), tol=1e-8)
+    assert len(fast.history) <= 5
+    assert best - fast.history[-1].objective < 1e-6
+
+
+def test_corrected_sample__has_no_bias_of_the_sample():
+    """Its fixed point is that of all rows, though the sample alone would lead elsewhere."""
+    model, params, one_pass, sample_pass = setting()
+    fast = em.iterate(model, one_pass, params, accelerate=corrected(model, sample_pass), tol=1e-11)
+    alone = em.iterate(model, sample_pass, params, tol=1e-11, max_iter=5000)
+    plain = em.iterate(model, one_pass, params, tol=1e-13, max_iter=9000)
+    bias = np.abs(alone.params.means - plain.params.means).max()
+    assert bias > 0.01
+    assert np.abs(fast.params.means - plain.params.means).max() < bias / 100
+
+
+def test_corrected_sample__takes_the_em_step_first():
+    model, params, one_pass, sample_pass = setting()
+    stats = one_pass([params]).stats[0]
+    reached = Reached(params, stats, 0.0, "start")
+    seen = []
+
+    def solve(inner, start, max_iter):
+        seen.append(model.m_step(start, inner([start]).stats[0]))
+        return em.iterate(model, inner, start, max_iter=5)
+
+    CorrectedSample(model, sample_pass, solve, 10)(reached, False)
+    step = model.m_step(params, stats)
+    np.testing.assert_allclose(seen[0].means, step.means, rtol=1e-12)
+    np.testing.assert_allclose(seen[0].cholesky, step.cholesky, rtol=1e-10, atol=1e-12)
+
+
+def test_corrected_sample__knows_how_much_is_left_to_gain():
+    model, params, one_pass, sample_pass = setting()
+    best = em.iterate(model, one_pass, params, tol=1e-12, max_iter=5000).history[-1].objective
+    fast = em.iterate(model, one_pass, params, accelerate=corrected(model, sample_pass), tol=1e-9)
+    for record in fast.history[:2]:
+        assert record.remaining_gain == pytest.approx(best - record.objective, rel=0.7, abs=1e-8)
+
+
+def test_corrected_sample__trusts_less_after_a_rejection():
+    model, params, one_pass, sample_pass = setting()
+    method = corrected(model, sample_pass, budget=64, with_em=False)
+    stats = one_pass([params]).stats[0]
+    first = method(Reached(params, stats, 0.0, "start"), False)
+    assert [c.by for c in first.candidates] == ["sample"]
+    after = method(Reached(params, stats, 0.0, "start"), True)
+    assert method.steps == 16
+    assert [c.by for c in after.candidates] == ["sample", "em"]
+    method(Reached(params, stats, 0.0, "sample"), False)
+    assert method.steps == 64
+
+
+def test_surrogate__rises_with_every_inner_step():
+    model, params, one_pass, sample_pass = setting()
+    histories = []
+
+    def solve(inner, start, max_iter):
+        result = em.iterate(model, inner, start, tol=1e-9, max_iter=max_iter)
+        histories.append([record.objective for record in result.history])
+        return result
+
+    em.iterate(
+        model, one_pass, params, accelerate=CorrectedSample(model, sample_pass, solve, 200), max_iter=4
+    )
+    assert len(histories) >= 3
+    for history in histories:
+        assert np.all(np.diff(history) > -1e-12)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_expected_log_joint__is_q(covariance_type):
+    model, params, one_pass, _ = setting(covariance_type, X[:200], polished=False)
+    new = model.m_step(params, one_pass([params]).stats[0])
+    k, d = params.means.shape
+
+    def factors(p):
+        return naive.full_cholesky(covariance_type, p.covariances, k, d)
+
+    resp = naive.responsibilities(X[:200], params.weights, params.means, factors(params))
+    for at in (params, new):
+        joint = naive.log_joint(X[:200], at.weights, at.means, factors(at))
+        got = model.expected_log_joint(at, one_pass([params]).stats[0])
+        assert got == pytest.approx((resp * joint).sum(), rel=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_vector__holds_all_of_the_parameters(covariance_type):
+    model, params, _, _ = setting(covariance_type, clusters(k=3)[0], k=3, polished=False)
+    vector = model.to_vector(params)
+    assert len(vector) == model.n_parameters(3) + 1
+    back = model.from_vector(vector, params)
+    for name in ("weights", "means", "cholesky", "whitening"):
+        np.testing.assert_allclose(getattr(back, name), getattr(params, name), rtol=1e-12, atol=1e-12)
+    assert model.from_vector(vector + 1e6, params) is None
+
+
+def test_vector__of_a_component_without_weight_falls_back_to_em():
+    model, params, one_pass, _ = setting()
+    empty = dataclasses.replace(params, weights=np.array([1.0, 0.0]))
+    stats = one_pass([empty]).stats[0]
+    method = Anderson(model)
+    for _ in range(3):
+        proposal = method(Reached(empty, stats, 0.0, "em"), False)
+        assert [candidate.by for candidate in proposal.candidates] == ["em"]
+
+
+def test_damping__keeps_the_promised_share():
+    rng = np.random.default_rng(0)
+    changes, residual = rng.normal(size=(20, 4)), rng.normal(size=20)
+    free = np.linalg.lstsq(changes, residual)[0]
+    for share in (0.01, 0.5, 0.99):
+        damped = _damped_least_squares(changes, residual, share)
+        assert np.sum(damped**2) == pytest.approx(share * np.sum(free**2), rel=1e-3)
+    np.testing.assert_array_equal(_damped_least_squares(0 * changes, residual, 0.5), 0)
+
+
+def test_candidates__are_counted_and_the_best_one_wins():
+    model, params, one_pass, sample_pass = setting()
+    fast = em.iterate(model, one_pass, params, accelerate=corrected(model, sample_pass, with_em=True))
+    assert [record.candidates for record in fast.history[:3]] == [1, 2, 2]
+    assert fast.history[1].accepted == "sample"
+
+
+def test_plain_em__is_the_m_step():
+    model, params, one_pass, _ = setting()
+    stats = one_pass([params]).stats[0]
+    proposal = PlainEM(model)(Reached(params, stats, 0.0, "start"), False)
+    np.testing.assert_array_equal(proposal.step.means, model.m_step(params, stats).means)
+    assert proposal.remaining is None
