@@ -6,22 +6,18 @@ through in blocks by a pool of threads, as a pass does.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-import statistics as st
+import statistics
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+import harness
 from streamem.kernels import mixture
 from streamem.kernels.gaussian import DiagGaussian, FullGaussian, SphericalGaussian, TiedGaussian
 
@@ -77,17 +73,6 @@ def make_problem(case: Case) -> tuple[Any, Any]:
     return x, kind(np.zeros(d), means, np.ascontiguousarray(own), log_const)
 
 
-def median_seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Return the median time, after one run that does not count."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return st.median(times)
-
-
 def by_blocks(x: Any, work: Callable[[Any], Any], threads: int) -> Callable[[], Any]:
     """Return a call that works through the blocks of x with a pool of threads."""
     rows = max(1, BLOCK_BYTES // x[:1].nbytes)
@@ -106,7 +91,7 @@ def dgemm_gflops(threads: int, size: int) -> float:
     """Return the rate of numpy's own matrix product."""
     a = np.random.default_rng(0).normal(size=(size, size))
     with threadpool_limits(threads, "blas"):
-        return 2 * size**3 / median_seconds(lambda: a @ a, 3) / 1e9
+        return 2 * size**3 / harness.median_seconds(lambda: a @ a, 3) / 1e9
 
 
 def sklearn_seconds(case: Case, x: Any, family: Any, threads: int, iterations: int = 3) -> dict[str, float]:
@@ -145,7 +130,7 @@ def sklearn_seconds(case: Case, x: Any, family: Any, threads: int, iterations: i
     with threadpool_limits(threads, "blas"):
         model.score_samples(x)
     scoring = time.perf_counter() - start
-    return {"sklearn": max(st.median(more), 1e-9) / iterations, "sklearn_score_samples": scoring}
+    return {"sklearn": max(statistics.median(more), 1e-9) / iterations, "sklearn_score_samples": scoring}
 
 
 def run_case(case: Case, threads: int, repeats: int, dgemm: float, with_sklearn: bool) -> dict[str, Any]:
@@ -160,27 +145,15 @@ def run_case(case: Case, threads: int, repeats: int, dgemm: float, with_sklearn:
         "read": lambda block: block.sum(),
     }
     with threadpool_limits(1, "blas"):
-        result = {name: median_seconds(by_blocks(x, each, threads), repeats) for name, each in work.items()}
+        result = {
+            name: harness.median_seconds(by_blocks(x, each, threads), repeats) for name, each in work.items()
+        }
     result |= case._asdict()
     if case.covariance_type == "full":
         result["dgemm_share"] = 2 * case.n * case.k * case.d**2 / result["float64"] / 1e9 / dgemm
     if with_sklearn:
         result |= sklearn_seconds(case, x, family, threads)
     return result
-
-
-def machine() -> dict[str, Any]:
-    """Describe what the numbers were measured on."""
-    import llvmlite.binding
-
-    return {
-        "cpu": llvmlite.binding.get_host_cpu_name(),
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-    }
 
 
 OURS = ("float64", "float32", "score_samples", "labels", "responsibilities", "read")
@@ -204,14 +177,10 @@ def line(r: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run, print a table, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="file for the results as JSON")
-    parser.add_argument("--tiny", action="store_true", help="seconds in all, for the tests")
+    parser = harness.parser(__doc__)
     parser.add_argument("--small", action="store_true", help="unusual shapes instead")
     parser.add_argument("--no-sklearn", action="store_true", help="leave out the slow peer")
     parser.add_argument("--types", nargs="*", default=["full", "tied", "diag", "spherical"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(argv)
     cases = TINY_CASES if options.tiny else SMALL_CASES if options.small else CASES
     cases = [case for case in cases if case.covariance_type in options.types]
@@ -221,7 +190,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for case in cases:
         results.append(run_case(case, options.threads, options.repeats, dgemm, not options.no_sklearn))
         print(line(results[-1]), flush=True)
-    report = {"machine": machine(), "threads": options.threads, "dgemm_gflops": dgemm, "results": results}
+    report = {
+        "machine": harness.machine(),
+        "threads": options.threads,
+        "dgemm_gflops": dgemm,
+        "results": results,
+    }
     if options.out:
         options.out.write_text(json.dumps(report, indent=1))
     return report

@@ -15,9 +15,12 @@ array([0.5, 0.5])
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+logging.getLogger("streamem").addHandler(logging.NullHandler())  # silent unless the user asks for logs
 
 _EXPORTS = {
     "Callback": "streamem.convergence",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -284,9 +285,9 @@ def _check(gm: GaussianMixture) -> None:
         raise InputError(
             f"covariance_type: expected one of {', '.join(COVARIANCES)}, got {gm.covariance_type!r}."
         )
-    if not (isinstance(gm.tol, int | float) and gm.tol >= 0):
+    if not (isinstance(gm.tol, Real) and gm.tol >= 0):
         raise InputError(f"tol: expected a number >= 0, got {gm.tol!r}.")
-    if gm.reg_covar != "auto" and not (isinstance(gm.reg_covar, int | float) and gm.reg_covar >= 0):
+    if gm.reg_covar != "auto" and not (isinstance(gm.reg_covar, Real) and gm.reg_covar >= 0):
         raise InputError(f'reg_covar: expected "auto" or a number >= 0, got {gm.reg_covar!r}.')
     if gm.precision not in ("auto", "float32", "float64"):
         raise InputError(f'precision: expected "auto", "float32" or "float64", got {gm.precision!r}.')

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from streamem.convergence import Callback, PassEnded, PassProgress, PassStarted, Status
 from streamem.errors import ConvergenceWarning, InputError, NotFittedError
-from streamem.estimators.fitting import RowData, fit, open_rows
+from streamem.estimators.fitting import fit
 from streamem.estimators.parameters import Parameterised
+from streamem.estimators.rows import RowData, open_rows
 from streamem.reduce import map_rows
 from streamem.sinks import open_sink
 

@@ -119,3 +119,27 @@ def test_cluster__of_other_folders_reads_the_same_store_or_none(fitted, store, t
         os.makedirs(tmp_path / "x.zarr")
         with pytest.raises((sem.SourceError, sem.InputError)):
             gm.fit("x.zarr", client=client)
+
+
+def test_numbers_of_numpy__are_numbers():
+    settings = {"tol": np.float32(1e-3), "reg_covar": np.float64(1e-6), "sample_size": np.int64(500)}
+    assert sem.GaussianMixture(np.int64(3), random_state=0, **settings).fit(X).converged_
+
+
+@pytest.mark.parametrize("random_state", [-1, 1.5, "a"])
+def test_random_state__that_is_none_is_refused(random_state):
+    with pytest.raises(sem.InputError, match="random_state"):
+        sem.GaussianMixture(3, random_state=random_state).fit(X)
+
+
+def test_sample__too_small_for_the_components_is_not_blamed_on_the_rows():
+    with pytest.raises(sem.InputError, match="Raise sample_size or memory_limit"):
+        sem.GaussianMixture(3, sample_size=2).fit(X)
+
+
+def test_library__says_nothing_unless_asked(capfd):
+    x = np.repeat(X[:3], 50, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sem.GaussianMixture(6, random_state=0, verbose=1, acceleration="none").fit(x)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,87 @@
+"""Rows of any source, opened together with a place to work through them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from streamem.convergence import Callback, FitEvent, PassProgress, PassStarted
+from streamem.errors import InputError
+from streamem.protocols import Pass, Rows, Source, Stats
+from streamem.reduce import Scheduler, map_reduce, open_scheduler
+from streamem.sizes import parse_bytes
+from streamem.sources import as_source
+from streamem.sources.keeping import KeepingSource
+from streamem.sources.scratch import open_scratch
+
+__all__ = ["RowData", "byte_limit", "open_rows"]
+
+T = TypeVar("T", bound=Stats)
+
+KEPT_SHARE = 0.5  # of the memory limit, for decoded blocks that stay between passes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowData:
+    """Rows, where to run, and whom to tell."""
+
+    source: Source
+    scheduler: Scheduler
+    callbacks: tuple[Callback, ...]
+
+    @property
+    def bytes_per_pass(self) -> int:
+        return self.source.n_samples * self.source.n_features * self.source.dtype.itemsize
+
+    def one_pass(self, e_step: Callable[[Rows], T], phase: str, index: int) -> Pass[T]:
+        """Read all rows once."""
+        self.notify(PassStarted(phase, index, self.source.n_samples, self.bytes_per_pass))
+        result = map_reduce(
+            e_step, self.source, self.scheduler, lambda rows: self.notify(PassProgress(phase, index, rows))
+        )
+        if not result.stats.weight > 0:
+            raise InputError(f"{self.source.name}: all sample weights are zero. Give some rows weight.")
+        return result
+
+    def notify(self, event: FitEvent) -> bool:
+        """Tell the callbacks; return whether one of them wants the fit to end."""
+        return any([callback(event) is True for callback in self.callbacks])
+
+
+@contextlib.contextmanager
+def open_rows(
+    x: Any,
+    sample_weight: Any = None,
+    *,
+    memory_limit: int | str | None = "1GiB",
+    scheduler: str | None = None,
+    client: Any = None,
+    callbacks: Iterable[Callback] = (),
+    passes: bool = False,
+    scratch: str | os.PathLike[str] | None = None,
+) -> Iterator[RowData]:
+    """Open data and a scheduler for it; for several ``passes``, keep decoded what there is room for."""
+    limit = byte_limit(memory_limit)
+    source = as_source(x, sample_weight, memory_limit=limit)
+    with contextlib.ExitStack() as stack:
+        where = stack.enter_context(open_scheduler(scheduler, client, source=source, memory_limit=limit))
+        if scratch is not None:
+            if not where.in_process:
+                raise InputError(
+                    f'scratch: works with scheduler="threads" or "synchronous", not with {where.name!r}.'
+                )
+            source = stack.enter_context(open_scratch(source, scratch))
+        if passes and limit is not None and where.in_process and not getattr(source, "in_memory", False):
+            source = KeepingSource(source, int(limit * KEPT_SHARE))
+        yield RowData(source, where, tuple(callbacks))
+
+
+def byte_limit(memory_limit: int | str | None) -> int | None:
+    """Return the memory limit in bytes."""
+    try:
+        return parse_bytes(memory_limit)
+    except InputError as error:
+        raise InputError(f"memory_limit: {error}") from None

@@ -1,0 +1,173 @@
+"""Parameters of a Gaussian mixture, and its expected sufficient statistics.
+
+All second moments are taken of y = L⁻¹(x − μ), the row whitened by the parameters of the E-step, which makes
+them immune to offset and to conditioning. The model that maps one to the other is in
+`streamem.models.gaussian_mixture`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance
+
+__all__ = ["GaussianMixtureParams", "GaussianMixtureStats"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianMixtureParams:
+    """θ: weights, means and factored covariances."""
+
+    covariance_type: str
+    """"full", "tied", "diag" or "spherical"."""
+    weights: Array
+    """(k,) π, summing to 1; 0 is a component without support."""
+    means: Array
+    """(k, d) μ, in the units of the columns."""
+    cholesky: Array
+    """(k, d, d), (d, d), (k, d) or (k,): lower triangular L with Σ = L Lᵀ; or standard deviations."""
+    whitening: Array
+    """The same shape: A = L⁻¹."""
+
+    @classmethod
+    def from_covariances(
+        cls, covariance_type: str, weights: Array, means: Array, covariances: Array
+    ) -> GaussianMixtureParams:
+        """Return parameters from covariances of natural shape."""
+        shape = COVARIANCES[covariance_type]
+        factor = shape.root(np.asarray(covariances, dtype=np.float64))
+        return cls(covariance_type, weights, means, factor, shape.invert(factor))
+
+    @property
+    def covariances(self) -> Array:
+        """Σ in the natural shape of its type, in squared units of the columns."""
+        return self.shape.gram(self.cholesky)
+
+    @property
+    def precision_cholesky(self) -> Array:
+        """P with Σ⁻¹ = P Pᵀ: upper triangular, L⁻ᵀ."""
+        return (
+            np.swapaxes(self.whitening, -1, -2)
+            if self.covariance_type in ("full", "tied")
+            else self.whitening
+        )
+
+    @property
+    def shape(self) -> Covariance:
+        """The algebra of this covariance type."""
+        return COVARIANCES[self.covariance_type]
+
+    def kernel_arguments(self) -> Any:
+        """Return what the kernels take: rows and means about a common centre, whitening, log constants."""
+        k, d = self.means.shape
+        center = self.weights @ self.means
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self.weights)
+        log_const = log_weights - 0.5 * (d * LOG_2PI + self.shape.log_det(self.cholesky, k, d))
+        return self.shape.family(center, self.means - center, np.ascontiguousarray(self.whitening), log_const)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianMixtureStats:
+    """Expected sufficient statistics of y = L⁻¹(x − μ) under the reference parameters."""
+
+    reference: GaussianMixtureParams
+    """The parameters of the E-step: what y is relative to."""
+    n_samples: int
+    """Rows seen, those of weight zero left out."""
+    weight: float
+    """Σ w."""
+    log_likelihood: float
+    """Σ w log p(x), nats; the ELBO where responsibilities were given instead of inferred."""
+    entropy: float
+    """−Σ w r log r, nats."""
+    sum_w: Array
+    """(k,) Σ w r."""
+    sum_wy: Array
+    """(k, d) Σ w r y."""
+    sum_wyy: Array
+    """Σ w r y yᵀ in natural shape: tied, summed over components; diag, squares; spherical, their mean."""
+    rounding: float = 0.0
+    """Relative rounding of the log-likelihood, by what the kernels computed in."""
+
+    def merge(self, other: GaussianMixtureStats) -> GaussianMixtureStats:
+        """Return the statistics of both sets of rows; those at other parameters are re-referenced first."""
+        other = other.at(self.reference)
+        return GaussianMixtureStats(
+            self.reference,
+            self.n_samples + other.n_samples,
+            self.weight + other.weight,
+            self.log_likelihood + other.log_likelihood,
+            self.entropy + other.entropy,
+            self.sum_w + other.sum_w,
+            self.sum_wy + other.sum_wy,
+            self.sum_wyy + other.sum_wyy,
+            max(self.rounding, other.rounding),
+        )
+
+    def scaled(self, factor: float) -> GaussianMixtureStats:
+        """Return the statistics of rows that weigh ``factor`` times as much; −1 is to subtract."""
+        return replace(
+            self,
+            weight=factor * self.weight,
+            log_likelihood=factor * self.log_likelihood,
+            entropy=factor * self.entropy,
+            sum_w=factor * self.sum_w,
+            sum_wy=factor * self.sum_wy,
+            sum_wyy=factor * self.sum_wyy,
+        )
+
+    @property
+    def feasible(self) -> bool:
+        """Whether rows could have such statistics: differences of two may not be any rows'."""
+        if not np.all(self.sum_w > 0):
+            return False
+        delta = self.sum_wy / self.sum_w[:, None]
+        scatter = self.sum_wyy - self.reference.shape.cross(self.sum_wy, delta)
+        return self.reference.shape.positive(scatter)
+
+    def scored(self, log_likelihood: float) -> GaussianMixtureStats:
+        """Return the same moments with another log-likelihood, in nats."""
+        return replace(self, log_likelihood=log_likelihood)
+
+    def at(self, reference: GaussianMixtureParams) -> GaussianMixtureStats:
+        """Return the same moments relative to other parameters, exactly.
+
+        With e = μ_old − μ_new: Σ(d+e) = s₁ + n e and Σ(d+e)(d+e)ᵀ = S₂ + s₁eᵀ + e s₁ᵀ + n e eᵀ.
+        """
+        if _same(self.reference, reference):
+            return self
+        shape = reference.shape
+        e = self.reference.means - reference.means
+        first, second = self._moments(e)
+        return replace(
+            self,
+            reference=reference,
+            sum_wy=shape.apply(reference.whitening, first),
+            sum_wyy=shape.conjugate(reference.whitening, second),
+        )
+
+    def _moments(self, e: Array) -> tuple[Array, Array]:
+        """Return Σ w r (d+e) and Σ w r (d+e)(d+e)ᵀ with d = x − μ, in the columns' units."""
+        shape, factor = self.reference.shape, self.reference.cholesky
+        first = shape.apply(factor, self.sum_wy)
+        shift = self.sum_w[:, None] * e
+        second = shape.conjugate(factor, self.sum_wyy) + shape.cross(first, e) + shape.cross(e, first + shift)
+        return first + shift, second
+
+    @property
+    def sum_wx(self) -> Array:
+        """(k, d) Σ w r x. Digits are lost where means are far from zero; the fit itself never uses it."""
+        return self._moments(self.reference.means)[0]
+
+    @property
+    def sum_wxx(self) -> Array:
+        """Σ w r x xᵀ in natural shape; the same caution holds."""
+        return self._moments(self.reference.means)[1]
+
+
+def _same(a: GaussianMixtureParams, b: GaussianMixtureParams) -> bool:
+    return a is b or (np.array_equal(a.means, b.means) and np.array_equal(a.whitening, b.whitening))
