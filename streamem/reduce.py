@@ -67,8 +67,11 @@ class Scheduler:
         """Return a scheduler for rows that are in this process's memory."""
         return self if self.in_process else Scheduler("threads", CPU_COUNT)
 
-    def compute(self, leaves: Sequence[Any], root: Any, done: Callable[[int], object]) -> Any:
-        """Compute ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished."""
+    def compute(self, leaves: Sequence[Any], root: Any, watch: _Watch, done: Callable[[int], object]) -> Any:
+        """Compute ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished.
+
+        However this returns, no task is still at work on what the caller may now close or remove.
+        """
         position = {leaf.key: i for i, leaf in enumerate(leaves)}
         if self.client is not None:
             return _compute_on_cluster(self.client, leaves, root, done)
@@ -77,7 +80,7 @@ class Scheduler:
             if key in position:
                 done(position[key])
 
-        with DaskCallback(posttask=posttask):
+        with watch, DaskCallback(posttask=posttask):
             return root.compute(
                 scheduler=self.name, num_workers=self.n_workers, pool=self.pool, optimize_graph=False
             )
@@ -219,16 +222,17 @@ def map_reduce(
     blocks = source.blocks()
     size = partition_size(len(blocks), scheduler.partition_count())
     runs = [blocks[i : i + size] for i in range(0, len(blocks), size)]
-    name = uuid.uuid4().hex
+    name, watch = uuid.uuid4().hex, _Watch()
     step = dask.delayed(_Opaque(e_step), name=f"step-{name}", traverse=False)
     leaves = [
-        dask.delayed(functools.partial(_fold, _Opaque(run)), pure=False, traverse=False)(
+        dask.delayed(functools.partial(_fold, _Run(run, watch)), pure=False, traverse=False)(
             step, dask_key_name=f"partition-{name}-{i}"
         )
         for i, run in enumerate(runs)
     ]
     root = _tree(leaves, dask.delayed(_merge, pure=False, traverse=False))
-    return scheduler.compute(leaves, root, _Counter([_rows(run) for run in runs], progress))  # type: ignore[no-any-return]
+    done = _Counter([_rows(run) for run in runs], progress)
+    return scheduler.compute(leaves, root, watch, done)  # type: ignore[no-any-return]
 
 
 def partition_size(n_blocks: int, n_partitions: int) -> int:
@@ -252,6 +256,65 @@ class _Opaque(Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Opaque, (self.value,)
+
+
+class _StoppedError(Exception):
+    """Ends a task of a pass that has failed already; nobody sees it."""
+
+
+class _Watch:
+    """Knows which tasks of a pass are at work in this process, and has them finish when it fails.
+
+    A failed or interrupted pass leaves threads in the middle of a block; files that they use must not be
+    closed, removed or, worse, reused under them.
+    """
+
+    def __init__(self) -> None:
+        self._condition, self._running, self.stopped = threading.Condition(), 0, False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None:
+            with self._condition:
+                self.stopped = True
+                self._condition.wait_for(lambda: self._running == 0)
+
+    @contextlib.contextmanager
+    def task(self) -> Iterator[None]:
+        """Count a task while it is at work."""
+        with self._condition:
+            if self.stopped:
+                raise _StoppedError
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._running -= 1
+                self._condition.notify_all()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Arrive in another process with nothing to watch."""
+        return _Watch, ()
+
+
+class _Run:
+    """The blocks of one task, offered until the pass is stopped."""
+
+    __slots__ = ("blocks", "watch")
+
+    def __init__(self, blocks: Sequence[Block], watch: _Watch) -> None:
+        self.blocks, self.watch = blocks, watch
+
+    def __iter__(self) -> Iterator[Block]:
+        for block in self.blocks:
+            if self.watch.stopped:
+                raise _StoppedError
+            yield block
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Run, (self.blocks, self.watch)
 
 
 class _Counter:
@@ -282,14 +345,15 @@ def _tree(nodes: Sequence[T], merge: Callable[[T, T], T]) -> T:
     return nodes[0]
 
 
-def _fold(run: _Opaque[Sequence[Block]], e_step: _Opaque[EStep[S]]) -> Pass[S]:
+def _fold(run: _Run, e_step: _Opaque[EStep[S]]) -> Pass[S]:
     """Return the tree's node over one run of blocks, holding no more statistics than the tree is deep."""
     stack: list[tuple[int, Pass[S]]] = []
-    for block in run.value:
-        height, node = 0, _leaf(block, e_step.value)
-        while stack and stack[-1][0] == height:
-            height, node = height + 1, _merge(stack.pop()[1], node)
-        stack.append((height, node))
+    with run.watch.task():
+        for block in run:
+            height, node = 0, _leaf(block, e_step.value)
+            while stack and stack[-1][0] == height:
+                height, node = height + 1, _merge(stack.pop()[1], node)
+            stack.append((height, node))
     node = stack.pop()[1]
     while stack:
         node = _merge(stack.pop()[1], node)
@@ -331,18 +395,19 @@ def map_rows(
         for i in range(0, len(starts), size)
     ]
     first_rows = np.array([b.start for b in blocks])
-    name = uuid.uuid4().hex
+    name, watch = uuid.uuid4().hex, _Watch()
     step = dask.delayed(_Opaque((function, sink.chunk_rows, sink)), name=f"step-{name}", traverse=False)
     leaves = []
     for i, (start, stop) in enumerate(runs):
         first = int(np.searchsorted(first_rows, start, "right")) - 1
         last = int(np.searchsorted(first_rows, stop, "left"))
-        task = functools.partial(_write_run, _Opaque(blocks[first:last]), start, stop)
+        task = functools.partial(_write_run, _Run(blocks[first:last], watch), start, stop)
         leaves.append(
             dask.delayed(task, pure=False, traverse=False)(step, dask_key_name=f"partition-{name}-{i}")
         )
     root = dask.delayed(_count, pure=False)(leaves)
-    written = scheduler.compute(leaves, root, _Counter([stop - start for start, stop in runs], progress))
+    done = _Counter([stop - start for start, stop in runs], progress)
+    written = scheduler.compute(leaves, root, watch, done)
     if written != source.n_samples:
         raise SourceError(
             f"{source.name}: {written:,} of {source.n_samples:,} results were written. Run again."
@@ -353,19 +418,20 @@ def _count(rows: Sequence[int]) -> int:
     return sum(rows)
 
 
-def _write_run(run: _Opaque[Sequence[Block]], start: int, stop: int, step: _Opaque[Any]) -> int:
+def _write_run(run: _Run, start: int, stop: int, step: _Opaque[Any]) -> int:
     """Write the results of rows ``start:stop``, chunk by chunk, reading each block once."""
     function, chunk_rows, sink = step.value
     pending: list[np.ndarray[Any, Any]] = []
     position, held = start, 0
-    for block in run.value:
-        values = function(block.load(thread_buffer()))
-        piece = values[max(0, start - block.start) : stop - block.start]
-        pending.append(piece)
-        held += len(piece)
-        while held >= chunk_rows or (held and position + held == stop):
-            joined = pending[0] if len(pending) == 1 else np.concatenate(pending)
-            take = min(chunk_rows, stop - position)
-            sink.write(position, joined[:take])
-            position, held, pending = position + take, held - take, [joined[take:]]
+    with run.watch.task():
+        for block in run:
+            values = function(block.load(thread_buffer()))
+            piece = values[max(0, start - block.start) : stop - block.start]
+            pending.append(piece)
+            held += len(piece)
+            while held >= chunk_rows or (held and position + held == stop):
+                joined = pending[0] if len(pending) == 1 else np.concatenate(pending)
+                take = min(chunk_rows, stop - position)
+                sink.write(position, joined[:take])
+                position, held, pending = position + take, held - take, [joined[take:]]
     return stop - start

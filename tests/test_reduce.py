@@ -1,7 +1,9 @@
 """One pass: the tree belongs to the blocks, so no scheduler, worker count or partition changes a bit."""
 
+import _thread
 import dataclasses
 import threading
+import time
 
 import dask
 import numpy as np
@@ -85,7 +87,7 @@ def test_tree__depends_on_the_blocks_alone(n_blocks, partitions):
     size = reduce.partition_size(n_blocks, partitions)
     blocks = FakeSource(n_blocks).blocks()
     nodes = [
-        reduce._fold(reduce._Opaque(blocks[i : i + size]), reduce._Opaque(trace))
+        reduce._fold(reduce._Run(blocks[i : i + size], reduce._Watch()), reduce._Opaque(trace))
         for i in range(0, n_blocks, size)
     ]
     assert reduce._tree(nodes, reduce._merge).stats.text == tree([str(i) for i in range(n_blocks)])
@@ -122,7 +124,7 @@ def test_fold__holds_no_more_statistics_than_the_tree_is_deep():
         peak = max(peak, alive)
         return Counted("")
 
-    reduce._fold(reduce._Opaque(FakeSource(256).blocks()), reduce._Opaque(step))
+    reduce._fold(reduce._Run(FakeSource(256).blocks(), reduce._Watch()), reduce._Opaque(step))
     assert peak <= 9
 
 
@@ -198,3 +200,30 @@ def test_map_rows__failing_leaves_nothing_under_the_final_name(tmp_path):
     with pytest.raises(ValueError, match="broken"), sink:
         reduce.map_rows(fail, FakeSource(4), sink, reduce.Scheduler("threads", 2))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failed_pass__leaves_no_task_at_work(error):
+    """Threads that are in the middle of a block finish it first; blocks behind are not begun."""
+    begun, ended = [], []
+    slow = threading.Event()
+
+    def step(rows):
+        begun.append(rows.start)
+        if rows.start == 0:
+            slow.wait(10)
+            if error is ValueError:
+                raise error("broken")
+            _thread.interrupt_main()
+        slow.set()
+        time.sleep(0.1)
+        ended.append(rows.start)
+        return Trace("")
+
+    with pytest.raises(error):
+        reduce.map_reduce(step, FakeSource(200), reduce.Scheduler("threads", 3))
+    at_return = len(begun), len(ended)
+    assert len(begun) == len(ended) + (error is ValueError)
+    assert len(begun) < 100
+    time.sleep(0.3)
+    assert (len(begun), len(ended)) == at_return

@@ -26,12 +26,26 @@ __all__ = ["ScratchSource", "open_scratch"]
 FLOAT64 = np.dtype(np.float64)
 
 
+class _Descriptor:
+    """A file's number, closed when nobody holds it any more.
+
+    Closing it sooner would let the system give the same number to another file, and a thread that is late
+    would write into that one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScratchSource(WrappedSource):
     """Another source, read through a scratch file."""
 
-    file: int
-    """Descriptor of the scratch file."""
+    file: _Descriptor
+    """The scratch file."""
     weighted: dict[int, bool] = field(default_factory=dict)
     """Whether rows have weights, by index of the blocks that are in the file."""
 
@@ -71,7 +85,7 @@ class _ScratchBlock(WrappedBlock):
         place, done = self.start * self.scratch.row_bytes + skip, 0
         while done < memory.nbytes:
             try:
-                moved = move(self.scratch.file, [memory[done:]], place + done)
+                moved = move(self.scratch.file.number, [memory[done:]], place + done)
             except OSError as error:
                 raise SourceError(
                     f"Block {self.index} of {self.scratch.name}: the scratch file failed ({error}). "
@@ -105,4 +119,5 @@ def open_scratch(source: Source, folder: str | os.PathLike[str]) -> Iterator[Scr
                 f"{folder}: a scratch file for {source.name} takes {needed:,} bytes, but {free:,} are free. "
                 "Choose another folder, or fit without scratch."
             )
-        yield ScratchSource(source, file.fileno())
+        descriptor = _Descriptor(os.dup(file.fileno()))
+    yield ScratchSource(source, descriptor)

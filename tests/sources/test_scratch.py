@@ -80,3 +80,15 @@ def test_error_of_the_fit__is_not_blamed_on_the_scratch_file(store, tmp_path):
     store[100, 1] = np.nan
     with pytest.raises(sem.NonFiniteError, match="row 100, column 1"):
         sem.GaussianMixture(3).fit(store, scratch=tmp_path)
+
+
+def test_late_thread__never_writes_into_another_file(store, tmp_path):
+    """The file's number is not given to anyone else while a block that may write to it is alive."""
+    with open_scratch(as_source(store), tmp_path) as source:
+        late = source.blocks()[-1]
+    del source
+    other = tmp_path / "other"
+    with open(other, "wb") as file:
+        late.load()
+        file.write(b"mine")
+    assert other.read_bytes() == b"mine"
