@@ -224,6 +224,5 @@ def test_failed_pass__leaves_no_task_at_work(error):
         reduce.map_reduce(step, FakeSource(200), reduce.Scheduler("threads", 3))
     at_return = len(begun), len(ended)
     assert len(begun) == len(ended) + (error is ValueError)
-    assert error is KeyboardInterrupt or len(begun) < 200  # an interrupt is heard when the main thread wakes
     time.sleep(0.3)
     assert (len(begun), len(ended)) == at_return
