@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+import streamem as sem
 from streamem import em
 from streamem.acceleration import Anderson, CorrectedSample, PlainEM, Reached, _damped_least_squares
 from streamem.convergence import Status
@@ -188,3 +189,47 @@ def test_plain_em__is_the_m_step():
     proposal = PlainEM(model)(Reached(params, stats, 0.0, "start"), False)
     np.testing.assert_array_equal(proposal.step.means, model.m_step(params, stats).means)
     assert proposal.remaining is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Statistics of `Exponential`."""
+
+    n_samples: int
+    weight: float
+    log_likelihood: float
+    total: float
+
+    def merge(self, other):
+        return Sums(*(getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__))
+
+
+class Exponential:
+    """A user's model with the three verbs and the two of Anderson acceleration, and nothing else."""
+
+    def init(self, sample, rng):
+        return 1.0
+
+    def e_step(self, rate, rows):
+        n, total = len(rows.x), float(rows.x.sum())
+        return Sums(n, float(n), n * np.log(rate) - rate * total, total)
+
+    def m_step(self, rate, stats):
+        return rate**0.9 * (stats.weight / stats.total) ** 0.1  # slowly, so that there is something to gain
+
+    def to_vector(self, rate):
+        return np.array([np.log(rate)])
+
+    def from_vector(self, vector, like):
+        return float(np.exp(vector[0]))
+
+
+@pytest.mark.parametrize("n", [500, 60_000])
+def test_model_of_ones_own__is_accelerated_by_two_methods_more(n):
+    x = np.random.default_rng(0).exponential(4.0, (n, 1))
+    passes = {}
+    for acceleration in ("none", "anderson", "auto"):
+        result = sem.fit(Exponential(), x, acceleration=acceleration, max_iter=500, random_state=0)
+        assert result.params == pytest.approx(1 / x.mean(), rel=1e-2)
+        passes[acceleration] = len(result.history)
+    assert max(passes["anderson"], passes["auto"]) < passes["none"]

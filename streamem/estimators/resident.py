@@ -109,10 +109,9 @@ def best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, data
         return candidates[0]
     resident = _resident(data, sample)
     steps = FIRST_BUDGET * _steps(data.source, len(sample.index))
-    method = accelerator(model, resident, None, "anderson", tol)
-    results = [iterate(model, resident, method, params, tol=tol, max_iter=steps) for params in candidates]
-    if any(result.status is Status.INTERRUPTED for result in results):
-        raise KeyboardInterrupt
+    results: list[FitResult[P]] = [
+        _solve(model, _passes(model, resident), params, steps, tol=tol) for params in candidates
+    ]
     best = max(results, key=lambda result: result.history[-1].objective)
     log.debug("sample of %d rows: %d steps", len(sample.index), len(best.history))
     return best.params
@@ -125,8 +124,10 @@ def accelerator(
 
     Work is counted, never timed, so that the same store gets the same candidates on every machine.
     """
-    if acceleration == "none" or not getattr(model, "ascends", True) or not hasattr(model, "to_vector"):
+    if acceleration == "none" or not _can_mix(model):
         return lambda: PlainEM(model)
+    if not hasattr(model, "n_parameters"):  # nothing to count work by
+        return functools.partial(Anderson, model)
     row_bytes = (
         0 if getattr(data.source, "in_memory", False) else data.bytes_per_pass // data.source.n_samples
     )
@@ -134,7 +135,8 @@ def accelerator(
     anderson = functools.partial(Anderson, model, with_em=with_em)
     rows = 0 if sample is None else len(sample.index)
     enough = rows >= FEWEST_ROWS_PER_PARAMETER * _parameters(model, data.source)
-    if acceleration == "anderson" or sample is None or not enough or rows > data.source.n_samples // 2:
+    correctable = enough and rows <= data.source.n_samples // 2 and hasattr(model, "expected_log_joint")
+    if acceleration == "anderson" or sample is None or not correctable:
         return anderson
     solve = functools.partial(_solve, model, tol=tol / 10)
     budget = _steps(data.source, rows)
@@ -176,11 +178,17 @@ def _e_steps(model: Model[P, S], candidates: Sequence[P], rows: Rows) -> Several
 
 
 def _solve(model: Any, one_pass: Any, params: Any, max_iter: int, *, tol: float) -> FitResult[Any]:
-    """Run accelerated EM in memory; an interrupt is for the whole fit."""
-    result = em.iterate(model, one_pass, params, accelerate=Anderson(model), tol=tol, max_iter=max_iter)
+    """Run EM in memory, accelerated where the model allows it; an interrupt is for the whole fit."""
+    accelerate: Accelerator[Any, Any] = Anderson(model) if _can_mix(model) else PlainEM(model)
+    result = em.iterate(model, one_pass, params, accelerate=accelerate, tol=tol, max_iter=max_iter)
     if result.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
     return result
+
+
+def _can_mix(model: Any) -> bool:
+    """Return whether Anderson acceleration has a map to work on, and an objective to be judged by."""
+    return getattr(model, "ascends", True) and hasattr(model, "to_vector")
 
 
 def _parameters(model: Any, source: Source) -> int:
