@@ -31,10 +31,10 @@ FASTMATH = frozenset({"contract", "reassoc", "nsz", "arcp"})
 @overload
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]: ...
 @overload
-def kernel(*, inline: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+def kernel(*, inline: bool = ..., part: bool = ...) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
-def kernel(function: Any = None, *, inline: bool = False) -> Any:
+def kernel(function: Any = None, *, inline: bool = False, part: bool = False) -> Any:
     """Compile a function on its first call, without the GIL, and keep the machine code on disk.
 
     Parameters
@@ -43,14 +43,16 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
         Plain loops over arrays.
     inline
         For a piece of other kernels: always inlined, never kept on its own.
+    part
+        The same for a long piece that is called from several places: compiled once in each kernel.
 
     Notes
     -----
     Never ``parallel=True``: the threads belong to the scheduler that calls.
     """
     if function is None:
-        return partial(kernel, inline=inline)
-    directory = None if inline else cache_directory()
+        return partial(kernel, inline=inline, part=part)
+    directory = None if inline or part else cache_directory()
     options: dict[str, Any] = {
         "nogil": True,
         "fastmath": set(FASTMATH),
@@ -59,13 +61,13 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
         "cache": directory is not None,
     }
     if inline:
-        options["forceinline"] = True
+        options["inline"] = "always"
     with _numba_cache_in(directory):
         try:
             dispatcher = numba.njit(**options)(function)
         except RuntimeError:  # no file to compare with: numba has nowhere to keep it
             dispatcher = numba.njit(**{**options, "cache": False})(function)
-    if not inline:
+    if not (inline or part):
         _entries.add(dispatcher)
     return dispatcher
 

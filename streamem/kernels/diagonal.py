@@ -92,11 +92,11 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
         )
         return
     half = splat(x.dtype.type(-0.5))
-    for c in range(len(components.means)):
-        const = splat(x.dtype.type(components.log_const[c]))
-        joint, mean, scale = tile.resp[c], components.means[c], components.whitening[c]
-        for s in range(0, n_strips, 2):  # two at once: tiles hold an even number of strips
-            here, next_ = 2 * s * n_features, 2 * (s + 1) * n_features
+    for s in range(0, n_strips, 2):  # two at once: tiles hold an even number of strips
+        here, next_ = 2 * s * n_features, 2 * (s + 1) * n_features
+        for c in range(len(components.means)):
+            const = splat(x.dtype.type(components.log_const[c]))
+            joint, mean, scale = tile.resp[c], components.means[c], components.whitening[c]
             a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
             for i in range(n_features):
                 m, w = splat(mean[i]), splat(scale[i])
@@ -137,9 +137,9 @@ def log_joint_of_distances(x, means, whitening, log_const, resp, n_strips):  # t
 def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r (x - μ)`` and ``Σ w r (x - μ)²``. O(k d) time per row."""
     x, n_features = tile.x, components.means.shape[1]
-    for c in range(len(components.means)):
-        resp, mean, sums = tile.resp[c], components.means[c], components.sums[c]
-        for i in range(0, n_features, 4):
+    for i in range(0, n_features, 4):  # outside: of a tile, this much stays in the nearest cache
+        for c in range(len(components.means)):
+            resp, mean, sums = tile.resp[c], components.means[c], components.sums[c]
             m0, m1, m2, m3 = splat(mean[i]), splat(mean[i + 1]), splat(mean[i + 2]), splat(mean[i + 3])
             a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
             b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)

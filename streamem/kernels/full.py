@@ -116,24 +116,36 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write log-joints, and whitened rows to y. O(k d² / 2) multiply-adds per row."""
     components.n_chosen[:] = EVERY_ROW
     for c in range(len(components.means)):
-        whiten(components, tile, c, components.means.shape[1], n_strips, tile.resp[c])
+        whiten_all(components, tile, c, components.means.shape[1], n_strips, tile.resp[c])
 
 
 @kernel(inline=True)
-def whiten(components, tile, c, n_written, n_strips, joint):  # type: ignore[no-untyped-def]
+def whiten_all(components, tile, c, n_written, n_strips, joint):  # type: ignore[no-untyped-def]
     """Write n_written features of ``y = L_c⁻¹ (x - μ_c)``, and ``log_const - ‖y‖² / 2`` over them."""
-    x, difference = tile.x, components.difference
-    n_features = components.means.shape[1]
-    half = splat(x.dtype.type(-0.5))
-    const = splat(x.dtype.type(components.log_const[c]))
     y = components.y[c if len(components.y) > 1 else 0]
-    triangle, mean = components.whitening[c], components.means[c]
+    mean, triangle, const = components.means[c], components.whitening[c], components.log_const[c]
+    nowhere = components.chosen[c, :0]
+    whiten(tile.x, nowhere, mean, triangle, const, n_written, n_strips, components.difference, y, joint)
+
+
+@kernel(part=True)
+def whiten(x, places, mean, triangle, log_const, n_written, n_strips, difference, y, joint):  # type: ignore[no-untyped-def]
+    """Write y and log-joints of the rows at these places in x, or of all rows where none are given."""
+    n_features, lanes = len(mean), rows_per_strip(x)
+    half, const = splat(x.dtype.type(-0.5)), splat(x.dtype.type(log_const))
     for s in range(n_strips):
         strip = 2 * s * n_features
-        for j in range(n_written):
-            m = splat(mean[j])
-            store(difference, 2 * j, load(x, strip + 2 * j) - m)
-            store(difference, 2 * j + 1, load(x, strip + 2 * j + 1) - m)
+        if len(places) == 0:
+            for j in range(n_written):
+                m = splat(mean[j])
+                store(difference, 2 * j, load(x, strip + 2 * j) - m)
+                store(difference, 2 * j + 1, load(x, strip + 2 * j + 1) - m)
+        else:
+            for lane in range(min(lanes, len(places) - s * lanes)):  # what fills the rest is of no account
+                place = places[s * lanes + lane]
+                row = place // lanes * lanes * n_features + place % lanes
+                for j in range(n_features):
+                    difference[j * lanes + lane] = x[row + j * lanes] - mean[j]
         q0, q1 = whiten_strip(triangle, n_written, difference, 0, y, strip)
         store(joint, 2 * s, multiply_add(half, q0, const))
         store(joint, 2 * s + 1, multiply_add(half, q1, const))
@@ -152,7 +164,7 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
         strips = n_strips if held == EVERY_ROW else -(-held // lanes)
         if len(components.y) < len(components.means):
             if held == EVERY_ROW:
-                whiten(components, tile, c, n_features, n_strips, components.root)
+                whiten_all(components, tile, c, n_features, n_strips, components.root)
             else:
                 whiten_chosen(components, tile, c, 0, components.root)
         if held != EVERY_ROW:
@@ -162,7 +174,7 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
         add_gram(components.z, n_features, strips, components.sum_wyy[c], 0)
 
 
-@kernel(inline=True)
+@kernel(part=True)
 def weigh(resp, y, n_features, n_strips, root, z, sum_wy):  # type: ignore[no-untyped-def]
     """Write ``z = √(w r) y`` and add ``Σ w r y``: where w r is 0, y may be anything."""
     for v in range(2 * n_strips):
@@ -215,7 +227,7 @@ def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-d
         log_joint(components, tile, n_strips)
         return
     for c in range(k):
-        whiten(components, tile, c, TRIED_FEATURES, n_strips, tile.resp[c])
+        whiten_all(components, tile, c, TRIED_FEATURES, n_strips, tile.resp[c])
     likeliest(tile, held, components.guess)
     components.n_chosen[:] = 0
     for t in range(held):
@@ -223,7 +235,7 @@ def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-d
     for c in range(k):
         whiten_chosen(components, tile, c, 0, tile.resp[c])
     for t in range(held):  # the least that a log-joint must be, but for what depends on the component
-        tile.total[t] = tile.resp[components.guess[t], t] - np.log(max(tile.weight[t], 1e-300))
+        tile.scale[t] = tile.resp[components.guess[t], t] - np.log(max(tile.weight[t], 1e-300))
     total = 0
     for c in range(k):
         already = components.n_chosen[c]
@@ -251,7 +263,7 @@ def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def
     resp, guess = tile.resp[c], components.guess
     for t in range(n_rows):
         if guess[t] != c:
-            if resp[t] > tile.total[t] + least:
+            if resp[t] > tile.scale[t] + least:
                 _choose(components, c, t)
             else:
                 resp[t] = -np.inf
@@ -261,22 +273,16 @@ def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def
 def whiten_chosen(components, tile, c, start, joint):  # type: ignore[no-untyped-def]
     """Write ``y = L_c⁻¹ (x - μ_c)`` and log-joints of chosen rows, from number `start` or a little before."""
     n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
-    x, difference, mean = tile.x, components.difference, components.means[c]
-    y = components.y[c if len(components.y) > 1 else 0]
-    chosen, held = components.chosen[c], components.n_chosen[c]
-    half = splat(x.dtype.type(-0.5))
-    const = splat(x.dtype.type(components.log_const[c]))
-    for s in range(start // lanes, -(-held // lanes)):
-        for lane in range(lanes):
-            t = chosen[min(s * lanes + lane, held - 1)]
-            row = t // lanes * lanes * n_features + t % lanes
-            for j in range(n_features):
-                difference[j * lanes + lane] = x[row + j * lanes] - mean[j]
-        q0, q1 = whiten_strip(components.whitening[c], n_features, difference, 0, y, 2 * s * n_features)
-        store(components.chosen_resp, 0, multiply_add(half, q0, const))
-        store(components.chosen_resp, 1, multiply_add(half, q1, const))
-        for lane in range(min(lanes, held - s * lanes)):
-            joint[chosen[s * lanes + lane]] = components.chosen_resp[lane]
+    start = start // lanes * lanes
+    places = components.chosen[c, start : components.n_chosen[c]]
+    if len(places) > 0:
+        n_strips = -(-len(places) // lanes)
+        y = components.y[c if len(components.y) > 1 else 0][start * n_features :]
+        mean, triangle, const = components.means[c], components.whitening[c], components.log_const[c]
+        found = components.chosen_resp
+        whiten(tile.x, places, mean, triangle, const, n_features, n_strips, components.difference, y, found)
+        for t in range(len(places)):
+            joint[places[t]] = found[t]
 
 
 @kernel(inline=True)

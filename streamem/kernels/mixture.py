@@ -30,7 +30,7 @@ from streamem.kernels.tiles import (
     given_posterior,
     likeliest,
     log_joint,
-    log_total,
+    log_sum_exp,
     make_tile,
     notable_log_joint,
     posterior,
@@ -187,12 +187,11 @@ def _by_row(x, tile, components, densities, resp, label):  # type: ignore[no-unt
         if len(label) > 0:
             likeliest(tile, held, label[first:row])
             continue
-        log_total(tile, n_strips)
+        log_sum_exp(tile, n_strips)
         if len(densities) > 0:
             for t in range(held):
-                densities[first + t] = tile.top[t] + np.log(np.float64(tile.total[t]))
+                densities[first + t] = tile.density[t]
         else:
             for t in range(held):
-                scale = 1.0 / tile.total[t] if tile.total[t] > 0.0 else 0.0
                 for c in range(len(tile.resp)):
-                    resp[first + t, c] = tile.resp[c, t] * scale
+                    resp[first + t, c] = tile.resp[c, t] * np.float64(tile.scale[t])

@@ -24,11 +24,14 @@ __all__ = [
     "add_sums",
     "exp",
     "load",
+    "log",
     "maximum",
     "multiply_add",
+    "prefetch",
     "splat",
     "square_root",
     "store",
+    "store_transposed",
     "where_positive",
     "zero",
 ]
@@ -92,6 +95,98 @@ def store(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typingctx: Any, array: Any, position: Any) -> Any:
+    """Ask for the cache line of the element at `position`, even beyond the end, of a contiguous array."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(array)(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, flag(0), flag(2), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
+def store_transposed(
+    typingctx: Any,
+    rows: Any,
+    start: Any,
+    n_columns: Any,
+    origin: Any,
+    unit: Any,
+    first: Any,
+    out: Any,
+    position: Any,
+) -> Any:
+    """Write columns of ``(row - origin) * unit``, for as many rows and columns as a vector has lanes.
+
+    Taken are rows from `start` and columns from `first` on, as far as there are columns; each becomes a
+    vector of `out`, every other one from `position` on. Worked out in float64.
+    """
+    vector = VectorType(out.dtype)
+    lanes = vector.lanes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, start, n_columns, origin_array, unit_array, first, out_array, position = args
+        integer = ir.VectorType(ir.IntType(64), lanes)
+        double = ir.VectorType(ir.DoubleType(), lanes)
+        kind = context.get_value_type(vector)
+        held = builder.sub(n_columns, first)
+        spread = _shuffle(
+            builder,
+            builder.insert_element(ir.Constant(integer, ir.Undefined), held, ir.Constant(ir.IntType(32), 0)),
+            ir.Constant(integer, ir.Undefined),
+            [0] * lanes,
+        )
+        mask = builder.icmp_signed("<", ir.Constant(integer, list(range(lanes))), spread)
+
+        def part(array_type: Any, array: Any, at: Any) -> Any:
+            element = context.get_value_type(array_type.dtype)
+            data = context.make_array(array_type)(context, builder, array).data
+            source = ir.VectorType(element, lanes)
+            pointer = builder.bitcast(builder.gep(data, [at], inbounds=True), source.as_pointer())
+            align = ir.Constant(ir.IntType(32), array_type.dtype.bitwidth // 8)
+            name = f"llvm.masked.load.v{lanes}f{array_type.dtype.bitwidth}.p0"
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(source, [pointer.type, align.type, mask.type, source]), name
+            )
+            value = builder.call(function, [pointer, align, mask, ir.Constant(source, None)])
+            return value if source == double else builder.fpext(value, double)
+
+        center, scale = (
+            part(signature.args[3], origin_array, first),
+            part(signature.args[4], unit_array, first),
+        )
+        lines = []
+        for lane in range(lanes):
+            row = builder.add(start, ir.Constant(start.type, lane))
+            value = part(signature.args[0], array, builder.add(builder.mul(row, n_columns), first))
+            value = builder.fmul(builder.fsub(value, center), scale)
+            lines.append(value if kind == double else builder.fptrunc(value, kind))
+        half = lanes // 2
+        low = [i // 2 + (i % 2) * lanes for i in range(lanes)]
+        for _ in range(lanes.bit_length() - 1):
+            pairs = [(lines[i], lines[i + half]) for i in range(half)]
+            lines = [
+                _shuffle(builder, a, b, [lane + offset for lane in low])
+                for a, b in pairs
+                for offset in (0, half)
+            ]
+        for i, line in enumerate(lines):
+            with builder.if_then(builder.icmp_signed(">", held, ir.Constant(held.type, i)), likely=True):
+                at = builder.add(position, ir.Constant(position.type, 2 * i))
+                pointer = _pointer(builder, context, signature.args[6], kind, out_array, at)
+                builder.store(line, pointer, align=out.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp, origin, unit, types.intp, out, types.intp), codegen
+
+
+@intrinsic
 def splat(typingctx: Any, scalar: Any) -> Any:
     """Return a vector whose lanes all hold `scalar`."""
     vector = VectorType(scalar)
@@ -137,46 +232,72 @@ def square_root(typingctx: Any, a: Any) -> Any:
     return a(a), codegen
 
 
+_LN2 = {64: (0.693147180369123816, 1.90821492927058770e-10), 32: (0.693359375, -2.12194440e-4)}
+"""log 2 in two parts, the first of so few bits that an exponent times it is exact."""
+
+
 @intrinsic
 def exp(typingctx: Any, x: Any) -> Any:
     """Return exp(x), x <= 0, as ``2ⁿ Σ rᵐ / m!`` with ``x = n log 2 + r``, ``|r| <= log 2 / 2``: no branch.
 
-    0 where the result would be below the smallest normal number, and for NaN.
+    0 where the result would be near the smallest normal number or below it, and for NaN.
     """
     double = x.dtype == types.float64
-    lowest, degree, bias, mantissa_bits = (-709.0, 13, 1023, 52) if double else (-88.0, 7, 127, 23)
-    # log 2 in two parts, the first of so few bits that n times it is exact
-    ln2_high, ln2_low = (
-        (0.693147180369123816, 1.90821492927058770e-10) if double else (0.693359375, -2.12194440e-4)
-    )
+    lowest, degree, mantissa_bits = (-708.0, 13, 52) if double else (-87.0, 7, 23)
+    rounder = 1.5 * 2.0**mantissa_bits  # a sum with this has no room for fractions: its last bits are n
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(x)
-        integer, wide = (ir.VectorType(ir.IntType(bits), x.lanes) for bits in (32, x.dtype.bitwidth))
+        wide = ir.VectorType(ir.IntType(x.dtype.bitwidth), x.lanes)
+        fused = _vector_function(builder, "fmuladd", x, ir.FunctionType(kind, [kind] * 3))
 
         def constant(value: float) -> Any:
             return ir.Constant(kind, [value] * x.lanes)
 
-        def intrinsic_call(name: str, *operands: Any) -> Any:
-            signature = ir.FunctionType(kind, [kind] * len(operands))
-            return builder.call(_vector_function(builder, name, x, signature), operands)
-
+        shifted = builder.call(fused, [args[0], constant(1 / math.log(2)), constant(rounder)])
+        n = builder.fsub(shifted, constant(rounder))
+        high, low = _LN2[x.dtype.bitwidth]
+        r = builder.call(fused, [n, constant(-high), args[0]])
+        r = builder.call(fused, [n, constant(-low), r])
+        series = _polynomial(builder, x, r, [1 / math.factorial(m) for m in range(degree + 1)])
+        exponent = builder.shl(builder.bitcast(shifted, wide), ir.Constant(wide, [mantissa_bits] * x.lanes))
+        power = builder.bitcast(builder.add(builder.bitcast(series, wide), exponent), kind)
         above = builder.fcmp_ordered(">", args[0], constant(lowest))
-        bounded = builder.select(above, args[0], constant(lowest))
-        n = intrinsic_call(
-            "floor", intrinsic_call("fmuladd", bounded, constant(1 / math.log(2)), constant(0.5))
-        )
-        r = intrinsic_call("fmuladd", n, constant(-ln2_high), bounded)
-        r = intrinsic_call("fmuladd", n, constant(-ln2_low), r)
-        series = constant(1 / math.factorial(degree))
-        for m in range(degree - 1, -1, -1):
-            series = intrinsic_call("fmuladd", series, r, constant(1 / math.factorial(m)))
-        exponent = builder.fptosi(n, integer)
-        if double:
-            exponent = builder.sext(exponent, wide)
-        exponent = builder.add(exponent, ir.Constant(wide, [bias] * x.lanes))
-        power = builder.bitcast(builder.shl(exponent, ir.Constant(wide, [mantissa_bits] * x.lanes)), kind)
-        return builder.fmul(series, power)
+        return builder.select(above, power, ir.Constant(kind, None))
+
+    return x(x), codegen
+
+
+@intrinsic
+def log(typingctx: Any, x: Any) -> Any:
+    """Return log(x), x a normal number, as ``n log 2 + 2 artanh f``: ``x = 2ⁿ m``, ``f = (m - 1) / (m + 1)``.
+
+    With m between ``√½`` and ``√2`` the series in f² is short. No branch.
+    """
+    double = x.dtype == types.float64
+    terms, mantissa_bits, root_half = (11, 52, 0x3FE6A09E667F3BCD) if double else (6, 23, 0x3F3504F3)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = context.get_value_type(x)
+        integer, wide = (ir.VectorType(ir.IntType(bits), x.lanes) for bits in (32, x.dtype.bitwidth))
+        fused = _vector_function(builder, "fmuladd", x, ir.FunctionType(kind, [kind] * 3))
+
+        def constant(value: float) -> Any:
+            return ir.Constant(kind, [value] * x.lanes)
+
+        def whole(value: int) -> Any:
+            return ir.Constant(wide, [value] * x.lanes)
+
+        bits = builder.bitcast(args[0], wide)
+        n = builder.ashr(builder.sub(bits, whole(root_half)), whole(mantissa_bits))
+        m = builder.bitcast(builder.sub(bits, builder.shl(n, whole(mantissa_bits))), kind)
+        n = builder.sitofp(builder.trunc(n, integer) if double else n, kind)
+        f = builder.fdiv(builder.fsub(m, constant(1.0)), builder.fadd(m, constant(1.0)))
+        square = builder.fmul(f, f)
+        series = _polynomial(builder, x, square, [2 / (2 * j + 1) for j in range(terms)])
+        high, low = _LN2[x.dtype.bitwidth]
+        series = builder.call(fused, [series, f, builder.fmul(n, constant(low))])
+        return builder.call(fused, [n, constant(high), series])
 
     return x(x), codegen
 
@@ -246,6 +367,17 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
             _shuffle(builder, a, b, range(lanes)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)
         ]
     return vectors[0]
+
+
+def _polynomial(builder: Any, vector: VectorType, x: Any, coefficients: Sequence[float]) -> Any:
+    """Return ``Σ c_m xᵐ``, neighbouring terms first: few steps wait for another (Estrin 1960)."""
+    fused = _vector_function(builder, "fmuladd", vector, ir.FunctionType(x.type, [x.type] * 3))
+    terms = [ir.Constant(x.type, [c] * vector.lanes) for c in coefficients]
+    while len(terms) > 1:
+        paired = [builder.call(fused, [b, x, a]) for a, b in zip(terms[::2], terms[1::2], strict=False)]
+        terms = paired + terms[2 * len(paired) :]
+        x = builder.fmul(x, x)
+    return terms[0]
 
 
 def _vector_function(builder: Any, name: str, vector: VectorType, signature: Any) -> Any:

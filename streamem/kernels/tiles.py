@@ -16,7 +16,19 @@ from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.products import STRIP_BYTES
-from streamem.kernels.simd import exp, load, maximum, multiply_add, splat, store, zero
+from streamem.kernels.simd import (
+    exp,
+    load,
+    log,
+    maximum,
+    multiply_add,
+    prefetch,
+    splat,
+    store,
+    store_transposed,
+    where_positive,
+    zero,
+)
 
 __all__ = [
     "Tile",
@@ -27,7 +39,7 @@ __all__ = [
     "implements",
     "likeliest",
     "log_joint",
-    "log_total",
+    "log_sum_exp",
     "make_tile",
     "notable_log_joint",
     "padded",
@@ -52,12 +64,12 @@ class Tile(NamedTuple):
     """(rows,) where each row came from."""
     resp: NDArray[Any]
     """(k, rows) log-joints, then weighted responsibilities."""
-    top: NDArray[Any]
-    """(rows,) the largest log-joint."""
-    total: NDArray[Any]
-    """(rows,) ``Σ_k exp(log_joint - top)``."""
-    spread: NDArray[Any]
-    """(rows,) ``Σ_k exp(log_joint - top) (log_joint - top)``."""
+    density: NDArray[Any]
+    """(rows,) ``log Σ_k exp(log_joint)``."""
+    entropy: NDArray[Any]
+    """(rows,) ``-Σ_k r log r``."""
+    scale: NDArray[Any]
+    """(rows,) what resp has to be multiplied by to sum to one; 0 in a row that no component can explain."""
     sum_w: NDArray[np.float64]
     """(k,) weighted responsibilities of all tiles so far."""
 
@@ -103,9 +115,9 @@ def make_tile(
         weight=aligned_zeros(n_rows, np.float64),
         row=aligned_zeros(n_rows, np.int64),
         resp=aligned_zeros((n_components, n_rows), dtype),
-        top=aligned_zeros(n_rows, dtype),
-        total=aligned_zeros(n_rows, dtype),
-        spread=aligned_zeros(n_rows, dtype),
+        density=aligned_zeros(n_rows, dtype),
+        entropy=aligned_zeros(n_rows, dtype),
+        scale=aligned_zeros(n_rows, dtype),
         sum_w=np.zeros(n_components),
     )
 
@@ -145,12 +157,26 @@ def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
     """Bring in rows of x from `start` on but those of weight 0; return the next row and the number held."""
     n_features = len(tile.center)
     lanes = rows_per_strip(tile.x)
+    half = lanes // 2
     stride = len(tile.x) // len(tile.row) * lanes
     count = 0
     while start < len(x) and count < len(tile.row):
+        first = count // lanes * stride + count % lanes
+        if count % half == 0 and _none_left_out(x, weight, start, half):
+            ahead = (start + len(tile.row)) * n_features
+            for i in range(ahead, ahead + half * n_features, 64 // x.itemsize):
+                prefetch(x, i)
+            for j in range(0, n_features, half):
+                at = first // half + 2 * j
+                store_transposed(x, start, n_features, tile.center, tile.unit, j, tile.x, at)
+            for t in range(half):
+                tile.weight[count + t] = weight[start + t] if len(weight) > 0 else 1.0
+                tile.row[count + t] = start + t
+            count += half
+            start += half
+            continue
         w = weight[start] if len(weight) > 0 else 1.0
         if w != 0.0:
-            first = count // lanes * stride + count % lanes
             for j in range(n_features):
                 tile.x[first + j * lanes] = (x[start, j] - tile.center[j]) * tile.unit[j]
             tile.weight[count] = w
@@ -166,14 +192,27 @@ def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def log_total(tile, n_strips):  # type: ignore[no-untyped-def]
-    """Write top, total and spread, and ``exp(log_joint - top)`` to resp. O(k) time per row.
+def _none_left_out(x, weight, start, n_rows):  # type: ignore[no-untyped-def]
+    """Return whether there are n_rows more rows, all of some weight."""
+    if start + n_rows > len(x):
+        return False
+    if len(weight) > 0:
+        for t in range(start, start + n_rows):
+            if weight[t] == 0.0:
+                return False
+    return True
 
-    NaN counts as -inf: it is what an overflow of both signs leaves, or -inf less a top of -inf.
+
+@kernel(inline=True)
+def log_sum_exp(tile, n_strips):  # type: ignore[no-untyped-def]
+    """Write density, entropy and scale, and ``exp(log_joint - largest log_joint)`` to resp. O(k) per row.
+
+    NaN counts as -inf: it is what an overflow of both signs leaves, or -inf less a largest of -inf.
     """
     resp = tile.resp
     lowest = splat(resp.dtype.type(-np.inf))
     smallest = splat(resp.dtype.type(-1000.0))
+    one = splat(resp.dtype.type(1.0))
     for v in range(2 * n_strips):
         top, total, spread = lowest, zero(resp), zero(resp)
         for c in range(len(resp)):
@@ -184,28 +223,25 @@ def log_total(tile, n_strips):  # type: ignore[no-untyped-def]
             store(resp[c], v, p)
             total = total + p
             spread = multiply_add(p, e, spread)
-        store(tile.top, v, top)
-        store(tile.total, v, total)
-        store(tile.spread, v, spread)
+        scale, log_total = where_positive(total, one / total), log(maximum(total, one))
+        store(tile.density, v, top + log_total)
+        store(tile.entropy, v, log_total - scale * spread)
+        store(tile.scale, v, scale)
 
 
 @kernel(inline=True)
 def posterior(tile, n_strips):  # type: ignore[no-untyped-def]
     """Replace log-joints by ``w r``; return ``Σ w log Σ_k exp(log_joint)`` and ``-Σ w r log r``."""
-    log_total(tile, n_strips)
+    log_sum_exp(tile, n_strips)
     log_likelihood = entropy = 0.0
     n_rows = n_strips * rows_per_strip(tile.x)
     for t in range(n_rows):
-        w, total = tile.weight[t], np.float64(tile.total[t])
-        if total > 0.0:
-            log_of_total = np.log(total)
-            log_likelihood += w * (tile.top[t] + log_of_total)
-            entropy += w * (log_of_total - tile.spread[t] / total)
-            tile.total[t] = w / total
-        else:
-            log_likelihood -= np.inf if w > 0.0 else 0.0
+        w = tile.weight[t]
+        log_likelihood += w * tile.density[t] if w > 0.0 else 0.0
+        entropy += w * tile.entropy[t]
+        tile.scale[t] *= w
     for c in range(len(tile.resp)):
-        resp, scale = tile.resp[c, :n_rows], tile.total[:n_rows]
+        resp, scale = tile.resp[c, :n_rows], tile.scale[:n_rows]
         sum_w = scale.dtype.type(0)
         for t in range(n_rows):
             resp[t] *= scale[t]
@@ -233,7 +269,7 @@ def given_posterior(resp, tile, n_strips):  # type: ignore[no-untyped-def]
 @kernel(inline=True)
 def likeliest(tile, n_rows, label):  # type: ignore[no-untyped-def]
     """Write the component of the largest log-joint, the first of several, to label (n_rows,)."""
-    top = tile.top[:n_rows]
+    top = tile.density[:n_rows]
     for t in range(n_rows):
         top[t] = -np.inf
         label[t] = 0

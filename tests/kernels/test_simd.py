@@ -1,0 +1,35 @@
+import math
+
+import numpy as np
+import pytest
+
+from streamem.kernels.compile import kernel
+from streamem.kernels.simd import VECTOR_BYTES, exp, load, log, store, zero
+
+
+@kernel
+def exps_and_logs(x, exps, logs):
+    for v in range(len(x) * x.itemsize // VECTOR_BYTES):
+        store(exps, v, exp(load(x, v)))
+        store(logs, v, log(zero(x) - load(x, v)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp_and_log__are_right_to_the_last_bits(dtype):
+    smallest = 85.0 if dtype == np.float32 else 700.0
+    x = -np.concatenate([np.linspace(1e-3, 2, 500), np.geomspace(2, smallest, 524)]).astype(dtype)
+    exps, logs = np.empty_like(x), np.empty_like(x)
+    exps_and_logs(x, exps, logs)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(exps, [math.exp(v) for v in x], rtol=3 * eps)
+    np.testing.assert_allclose(logs, [math.log(-v) for v in x], rtol=3 * eps, atol=eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp__of_what_is_too_small_or_no_number_is_nothing(dtype):
+    x = np.full(VECTOR_BYTES, -np.inf, dtype)
+    x[:3] = -1e5, np.nan, 0
+    exps, logs = np.empty_like(x), np.empty_like(x)
+    exps_and_logs(x, exps, logs)
+    assert list(exps[:3]) == [0, 0, 1]
+    assert not exps[3:].any()
