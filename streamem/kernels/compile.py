@@ -19,8 +19,9 @@ from typing import Any, overload
 
 import numba
 from numba.core import event
+from numpy.typing import NDArray
 
-__all__ = ["FASTMATH", "cache_directory", "kernel"]
+__all__ = ["FASTMATH", "cache_directory", "kernel", "unwritable"]
 
 logger = logging.getLogger("streamem")
 
@@ -70,6 +71,13 @@ def kernel(function: Any = None, *, inline: bool = False, part: bool = False) ->
     if not (inline or part):
         _entries.add(dispatcher)
     return dispatcher
+
+
+def unwritable(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a view that cannot be written to: as some rows are such, and numba would compile for both."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def cache_directory() -> Path | None:

@@ -60,7 +60,7 @@ def diagonal_components(family: DiagGaussian | SphericalGaussian, dtype: Any) ->
         means=padded_to(family.means * units, (k, p), dtype),
         whitening=padded_to(_by_feature(family) / units, (k, p), dtype),
         spherical=spherical,
-        log_const=family.log_const,
+        log_const=family.log_const.copy(),
         sums=aligned_zeros((k, p // 4, 8), np.float64),
     )
 

@@ -82,7 +82,7 @@ def full_components(family: FullGaussian, n_rows: int, dtype: Any) -> FullCompon
     return FullComponents(
         means=padded_to(family.means, (k, p), dtype),
         whitening=padded_to(family.whitening, (k, p, p), dtype),
-        log_const=family.log_const,
+        log_const=family.log_const.copy(),
         difference=aligned_zeros(p * STRIP_BYTES // np.dtype(dtype).itemsize, dtype),
         y=aligned_zeros((kept, p * n_rows), dtype),
         z=aligned_zeros(p * n_rows, dtype),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from streamem.kernels.compile import kernel
+from streamem.kernels.compile import kernel, unwritable
 from streamem.kernels.diagonal import diagonal_components, diagonal_sums, tile_units
 from streamem.kernels.full import full_components, full_sums
 from streamem.kernels.gaussian import (
@@ -91,9 +91,9 @@ def statistics(
     """
     tile, components = _prepare(family, len(x), precision)
     log_likelihood, entropy = _statistics(
-        x,
-        _NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64),
-        _NO_RESP if resp is None else np.ascontiguousarray(resp, np.float64),
+        unwritable(x),
+        unwritable(_NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)),
+        unwritable(_NO_RESP if resp is None else np.ascontiguousarray(resp, np.float64)),
         resp is not None,
         tile,
         components,
@@ -104,7 +104,7 @@ def statistics(
 def score_samples(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> Float64Array:
     """Return (n,) log densities ``log Σ_k exp(log_joint)``."""
     out = np.empty(len(x))
-    _by_row(x, *_prepare(family, len(x), precision), out, _NO_RESP, _NO_LABEL)
+    _by_row(unwritable(x), *_prepare(family, len(x), precision), out, _NO_RESP, _NO_LABEL)
     return out
 
 
@@ -113,14 +113,14 @@ def responsibilities(
 ) -> Float64Array:
     """Return (n, k) posterior probabilities; zeros in a row that no component can explain."""
     out = np.empty((len(x), len(family.log_const)))
-    _by_row(x, *_prepare(family, len(x), precision), _NO_WEIGHT, out, _NO_LABEL)
+    _by_row(unwritable(x), *_prepare(family, len(x), precision), _NO_WEIGHT, out, _NO_LABEL)
     return out
 
 
 def labels(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> NDArray[np.int64]:
     """Return (n,) the likeliest component of each row; the first of several."""
     out = np.empty(len(x), np.int64)
-    _by_row(x, *_prepare(family, len(x), precision), _NO_WEIGHT, _NO_RESP, out)
+    _by_row(unwritable(x), *_prepare(family, len(x), precision), _NO_WEIGHT, _NO_RESP, out)
     return out
 
 

@@ -82,7 +82,7 @@ def tied_components(family: TiedGaussian, n_rows: int, dtype: Any) -> TiedCompon
     return TiedComponents(
         means=padded_to(family.means @ family.whitening.T, (k, p), dtype),
         whitening=padded_to(family.whitening, (p, p), dtype),
-        log_const=family.log_const,
+        log_const=family.log_const.copy(),
         unit=np.ones(k, dtype),
         pooled=pooled,
         z=aligned_zeros(p * n_rows, dtype),

@@ -80,9 +80,7 @@ def padded(n_features: int) -> int:
 
 
 def padded_to(array: NDArray[np.float64], shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return the array in a dtype, with zeros up to a shape; the array itself where it is so already."""
-    if array.shape == shape and array.dtype == dtype and array.flags.c_contiguous:
-        return array
+    """Return a copy in a dtype, with zeros up to a shape: one that kernels may take for writeable."""
     out = np.zeros(shape, dtype)
     out[tuple(slice(n) for n in array.shape)] = array
     return out
@@ -109,8 +107,8 @@ def make_tile(
     """Allocate a tile for n_rows rows, a multiple of what two strips hold."""
     d = padded(len(center))
     return Tile(
-        center=np.ascontiguousarray(center, np.float64),
-        unit=np.ascontiguousarray(unit),
+        center=np.array(center, np.float64),  # copies: what cannot be written to is another type to numba
+        unit=np.array(unit),
         x=aligned_zeros(n_rows * d, dtype),
         weight=aligned_zeros(n_rows, np.float64),
         row=aligned_zeros(n_rows, np.int64),
