@@ -38,6 +38,7 @@ class Status(enum.Enum):
     FELL = "Stopped because the objective fell by more than rounding explains: the best parameters are kept."
     INTERRUPTED = "Interrupted: the best parameters so far are kept."
     CALLBACK = "Stopped because a callback asked for it."
+    DROPPED = "Dropped: another fit is better by far more than this one could still gain."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,11 +120,15 @@ class PassProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassEnded:
-    """A pass is complete; ``record`` is None unless its phase is "em". Return True to end the fit."""
+    """A pass is complete; ``record`` is None unless its phase is "em". Return True to end the fit.
+
+    Where ``n_fits`` fits shared the pass, the record is that of the best of them.
+    """
 
     phase: str
     index: int
     record: PassRecord | None = None
+    n_fits: int = 1
 
 
 FitEvent: TypeAlias = PassStarted | PassProgress | PassEnded

@@ -23,9 +23,11 @@ How a pass runs is `streamem.reduce`; what the statistics are is `streamem.model
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -42,7 +44,7 @@ from streamem.convergence import (
 from streamem.errors import DegenerateComponentError
 from streamem.protocols import Model, Pass, Stats
 
-__all__ = ["iterate"]
+__all__ = ["Ascent", "iterate", "share_passes"]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
@@ -84,43 +86,145 @@ def iterate(
     KeyboardInterrupt
         If interrupted before the first pass is complete; later, what was reached is returned.
     """
-    accelerate = accelerate or PlainEM(model)
-    ascends = getattr(model, "ascends", True)
-    gain, history, remaining = RemainingGain(), list[PassRecord](), np.inf
-    step, best = params, cast("Reached[P, S] | None", None)
-    candidates: Sequence[Candidate[P]] = (Candidate("start", params),)
-    for index in range(max_iter):
-        began, status = time.perf_counter(), None
+    ascent = Ascent(model, params, accelerate or PlainEM(model), tol, max_iter)
+    share_passes([ascent], lambda wanted: one_pass([params for _, params in wanted]), notify)
+    return ascent.result()
+
+
+def share_passes(
+    ascents: Sequence[Ascent[Any, Any]],
+    one_pass: Callable[[Sequence[tuple[Any, Any]]], Pass[Any]],
+    notify: Callable[[PassEnded], object] = lambda event: None,
+    attend: Callable[[list[Ascent[Any, Any]]], Sequence[Ascent[Any, Any]]] = lambda running: running,
+) -> None:
+    """Iterate several fits, of one model or of many, so that each reading of the rows serves them all.
+
+    None of them notices the others: each gets the numbers that it would get alone, leaves when it is done,
+    and keeps to itself what goes wrong with it (`Ascent.result` raises that).
+
+    Parameters
+    ----------
+    one_pass
+        From pairs of a model and parameters to the statistics of all rows under each, in one reading.
+    notify
+        Told of each reading as it ends, with the record of the fit of highest objective; True stops all.
+    attend
+        From the fits still running to those that take part in the next reading. The others wait, or are given
+        up by setting their status.
+    """
+    for index in itertools.count():
+        unfinished = [ascent for ascent in ascents if not ascent.done]
+        running = attend(unfinished) if unfinished else ()
+        if not running:
+            return
+        began = time.perf_counter()
         try:
-            rows = one_pass([candidate.params for candidate in candidates])  # E-step
+            rows = one_pass([(ascent.model, its.params) for ascent in running for its in ascent.candidates])
         except KeyboardInterrupt:
-            if best is None:
+            if not any(ascent.history for ascent in ascents):
                 raise
-            return FitResult(step, Status.INTERRUPTED, tuple(history), best.stats)
-        reached = _best_of(model, candidates, rows.stats)
-        fell = best is not None and ascends and not reached.objective >= best.objective
-        if best is None or not fell:
-            best, remaining = reached, gain.update(reached.objective)
-        elif candidates[-1].by == "em":
-            status = _judge_fall(best.objective - reached.objective, best, tol)
-        if status is None:
+            _stop(unfinished, Status.INTERRUPTED)
+            return
+        seconds, stats = time.perf_counter() - began, iter(rows.stats)
+        for ascent in running:
+            its_stats = list(itertools.islice(stats, len(ascent.candidates)))
             try:
-                proposal = accelerate(best, fell)  # M-step
-            except KeyboardInterrupt:
-                step, status = best.params, Status.INTERRUPTED
-            else:
-                step, candidates = proposal.step, proposal.candidates
-                remaining = remaining if proposal.remaining is None else proposal.remaining
-                if not fell and remaining <= max(tol, rounding(best.objective)):
-                    status = Status.CONVERGED
-        seconds = time.perf_counter() - began
-        history.append(_record(rows, best, remaining, seconds, fell, _events(model, step, best.stats)))
-        wants_stop = notify(PassEnded("em", index, history[-1]))
-        if status is not None:
-            return FitResult(best.params, status, tuple(history), best.stats)
-        if wants_stop is True:
-            return FitResult(step, Status.CALLBACK, tuple(history), best.stats)
-    return FitResult(step, Status.MAX_ITER, tuple(history), best.stats if best else None)
+                ascent.take(replace(rows, stats=its_stats), seconds)
+            except (ArithmeticError, np.linalg.LinAlgError) as error:
+                ascent.error = error
+            if ascent.status is Status.INTERRUPTED:
+                _stop(unfinished, Status.INTERRUPTED)
+                break
+        records = [ascent.history[-1] for ascent in running if ascent.history and ascent.error is None]
+        if records:
+            best = max(records, key=lambda record: record.objective)
+            if notify(PassEnded("em", index, best, len(running))) is True:
+                _stop(unfinished, Status.CALLBACK)
+
+
+def _stop(ascents: Iterable[Ascent[Any, Any]], status: Status) -> None:
+    """End all fits that no reason of their own has ended."""
+    for ascent in ascents:
+        ascent.status = ascent.status or status
+
+
+@dataclass(slots=True, eq=False)
+class Ascent(Generic[P, S]):
+    """One fit under way: what it wants evaluated in the next pass, and what it has reached."""
+
+    model: Model[P, S]
+    """The model."""
+    step: P
+    """Where to start; later the EM step from the best parameters, never worse than they."""
+    accelerate: Accelerator[P, S]
+    """Where the next candidates come from."""
+    tol: float = 1e-6
+    """Remaining gain to stop at, nats per unit weight."""
+    max_iter: int = 100
+    """Passes at most."""
+    candidates: Sequence[Candidate[P]] = field(init=False)
+    """What the next pass is to evaluate."""
+    best: Reached[P, S] | None = None
+    """The best that was evaluated."""
+    remaining: float = np.inf
+    """Estimated rise of the objective still to come, nats per unit weight."""
+    history: list[PassRecord] = field(default_factory=list)
+    """One entry per pass."""
+    status: Status | None = None
+    """Why it stopped; None while it runs, and after ``max_iter`` passes."""
+    error: Exception | None = None
+    """What went wrong."""
+    _gain: RemainingGain = field(default_factory=RemainingGain)
+
+    def __post_init__(self) -> None:
+        self.candidates = (Candidate("start", self.step),)
+
+    @property
+    def done(self) -> bool:
+        """Whether it wants no further pass."""
+        return self.status is not None or self.error is not None or len(self.history) >= self.max_iter
+
+    def take(self, rows: Pass[Any], seconds: float = 0.0) -> None:
+        """Take in a pass over the candidates, which lasted ``seconds``: one iteration of EM.
+
+        The E-step is made; here the best candidate is chosen, the M-step follows, and whether to stop.
+        """
+        began = time.perf_counter()
+        reached = _best_of(self.model, self.candidates, rows.stats)
+        best, ascends = self.best or reached, getattr(self.model, "ascends", True)
+        fell = ascends and not reached.objective >= best.objective
+        if not fell:
+            self.best = best = reached
+            self.remaining = self._gain.update(reached.objective)
+        elif self.candidates[-1].by == "em":
+            self.status = _judge_fall(best.objective - reached.objective, best, self.tol)
+        if self.status is None:
+            self._proceed(best, fell)
+        events = _events(self.model, self.step, best.stats)
+        seconds += time.perf_counter() - began
+        self.history.append(_record(rows, best, self.remaining, seconds, fell, events))
+
+    def _proceed(self, best: Reached[P, S], fell: bool) -> None:
+        """Take the M-step from the best parameters, and judge whether the next candidates are needed."""
+        try:
+            proposal = self.accelerate(best, fell)
+        except KeyboardInterrupt:
+            self.step, self.status = best.params, Status.INTERRUPTED
+            return
+        self.step, self.candidates = proposal.step, proposal.candidates
+        if proposal.remaining is not None:
+            self.remaining = proposal.remaining
+        if not fell and self.remaining <= max(self.tol, rounding(best.objective)):
+            self.status = Status.CONVERGED
+
+    def result(self) -> FitResult[P]:
+        """Return what was reached; raise what went wrong, if something did."""
+        if self.error is not None:
+            raise self.error
+        status, best = self.status or Status.MAX_ITER, self.best
+        evaluated = best is not None and status in (Status.CONVERGED, Status.FELL)
+        params = best.params if best is not None and evaluated else self.step
+        return FitResult(params, status, tuple(self.history), best.stats if best else None, self.model)
 
 
 def _record(

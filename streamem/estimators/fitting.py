@@ -14,19 +14,21 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from streamem.convergence import Callback, FitEvent, FitResult, PassEnded
+from streamem.em import Ascent
 from streamem.errors import InputError
 from streamem.estimators.resident import (
     accelerator,
     best_on_sample,
-    iterate,
     sample_rows,
     starts,
     summarize_rows,
 )
-from streamem.estimators.rows import byte_limit, open_rows
+from streamem.estimators.rows import RowData, byte_limit, open_rows
+from streamem.estimators.sharing import Fit, best_of, iterate_together
+from streamem.models.summary import DataSummary, Sample
 from streamem.protocols import Model, Stats
 
-__all__ = ["as_generator", "fit"]
+__all__ = ["as_generator", "check_choice", "fit", "fits_of", "informed", "log_pass"]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
@@ -70,7 +72,8 @@ def fit(
     max_iter
         Passes at most, the sampling pass not counted.
     n_init
-        Starts to try. They compete on the sample with ``acceleration="auto"``, on all rows otherwise.
+        Starts to try. They compete on the sample with ``acceleration="auto"``; otherwise on all rows, where
+        they share each reading.
     random_state
         Seed, `numpy.random.Generator` or ``RandomState``.
     acceleration
@@ -127,7 +130,7 @@ def fit(
     >>> streamem.fit(Exponential(), x).params
     0.3333333333333333
     """
-    _check_choice("acceleration", acceleration, ("auto", "anderson", "none"))
+    check_choice("acceleration", acceleration, ("auto", "anderson", "none"))
     rng = as_generator(random_state)
     with open_rows(
         x,
@@ -135,24 +138,44 @@ def fit(
         memory_limit=memory_limit,
         scheduler=scheduler,
         client=client,
-        callbacks=(functools.partial(_log_pass, logging.INFO if verbose else logging.DEBUG), *callbacks),
+        callbacks=(functools.partial(log_pass, logging.INFO if verbose else logging.DEBUG), *callbacks),
         passes=True,
         scratch=scratch,
     ) as data:
+        limit = byte_limit(memory_limit)
         if params is None or getattr(model, "uninformed", False):
-            capacity = sample_rows(model, data.source, sample_size, byte_limit(memory_limit))
+            capacity = sample_rows(model, data.source, sample_size, limit)
             summary = summarize_rows(data, capacity, int(rng.integers(2**63)))
-            model = model.informed_by(summary) if hasattr(model, "informed_by") else model
-        sample = summary.sample if params is None else None
-        method = accelerator(model, data, sample, acceleration, tol)
-        run = functools.partial(iterate, model, data, method, tol=tol, max_iter=max_iter)
-        if params is not None:
-            return run(params)
-        assert sample is not None
-        every = starts(model, sample, data.source.n_samples, n_init, rng)
-        if acceleration == "auto":
-            return run(best_on_sample(model, every, sample, data, tol))
-        return max((run(start) for start in every), key=lambda result: result.history[-1].objective)
+            model = informed(model, summary)
+        if params is None:
+            fits = fits_of(model, data, summary.sample, acceleration, tol, max_iter, n_init, rng)
+        else:
+            method = accelerator(model, data, None, acceleration, tol)
+            fits = [Ascent(model, params, method(), tol, max_iter)]
+        iterate_together(fits, data, limit)
+        return best_of(fits)
+
+
+def informed(model: Any, summary: DataSummary) -> Any:
+    """Return the model with what it takes from the first pass, if it takes anything."""
+    return model.informed_by(summary) if hasattr(model, "informed_by") else model
+
+
+def fits_of(
+    model: Any,
+    data: RowData,
+    sample: Sample,
+    acceleration: str,
+    tol: float,
+    max_iter: int,
+    n_init: int,
+    rng: np.random.Generator,
+) -> list[Fit]:
+    """Return the fits of one model, ready for their first pass: of the best start, or of each."""
+    method = accelerator(model, data, sample, acceleration, tol)
+    every = starts(model, sample, data.source.n_samples, n_init, rng)
+    chosen = [best_on_sample(model, every, sample, data, tol)] if acceleration == "auto" else list(every)
+    return [Ascent(model, start, method(), tol, max_iter) for start in chosen]
 
 
 def as_generator(random_state: Any) -> np.random.Generator:
@@ -168,12 +191,13 @@ def as_generator(random_state: Any) -> np.random.Generator:
         ) from None
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a setting that is none of its choices."""
     if value not in choices:
         raise InputError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def _log_pass(level: int, event: FitEvent) -> None:
+def log_pass(level: int, event: FitEvent) -> None:
     """Write one log line per pass."""
     if isinstance(event, PassEnded) and event.record is not None:
         record = event.record

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.convergence import Callback, PassEnded, PassProgress, PassStarted, Status
+from streamem.convergence import Callback, FitResult, PassEnded, PassProgress, PassStarted, Status
 from streamem.errors import ConvergenceWarning, InputError, NotFittedError
 from streamem.estimators.fitting import fit
 from streamem.estimators.parameters import Parameterised
@@ -104,6 +104,10 @@ class MixtureEstimator(Parameterised):
             callbacks=(*self.callbacks, *callbacks),
             verbose=self.verbose,
         )
+        return self._take(result, stacklevel=3)
+
+    def _take(self, result: FitResult[Any], stacklevel: int) -> Self:
+        """Take over what a fit reached; warn, so many calls up, where that is not where it was going."""
         self.result_ = result
         self._adopt(result.params, result.stats)
         self.model_ = result.model
@@ -111,7 +115,7 @@ class MixtureEstimator(Parameterised):
         self.n_iter_ = len(result.history)
         self.lower_bounds_ = [record.log_likelihood for record in result.history]
         if result.status not in (Status.CONVERGED, Status.CALLBACK):
-            warnings.warn(result.status.value, ConvergenceWarning, stacklevel=2)
+            warnings.warn(result.status.value, ConvergenceWarning, stacklevel=stacklevel)
         return self
 
     def fit_predict(self, X: Any, y: None = None, **keywords: Any) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from streamem.models.summary import DataSummary, Sample, Summarize
 from streamem.protocols import Model, Pass, Rows, Several, Source, Stats
 from streamem.sources import as_source
 
-__all__ = ["accelerator", "best_on_sample", "iterate", "sample_rows", "starts", "summarize_rows"]
+__all__ = ["accelerator", "best_on_sample", "sample_rows", "starts", "summarize_rows"]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
@@ -59,7 +59,7 @@ def sample_rows(model: Any, source: Source, sample_size: int | str, memory_limit
 
 def summarize_rows(data: RowData, capacity: int, seed: int) -> DataSummary:
     """Make the first pass: moments of all rows, and the resident sample."""
-    plan = Summarize.plan(seed, capacity, data.source.n_samples)
+    plan = Summarize.plan(seed, capacity, data.rows_expected)
     summary = data.one_pass(plan, "sample", 0).stats
     if plan.missed(summary):  # most rows weigh nothing: look at all hashes
         summary = data.one_pass(Summarize(seed, capacity), "sample", 0).stats
@@ -141,28 +141,6 @@ def accelerator(
     solve = functools.partial(_solve, model, tol=tol / 10)
     budget = _steps(data.source, rows)
     return lambda: CorrectedSample(model, _passes(model, _resident(data, sample)), solve, budget, with_em)
-
-
-def iterate(
-    model: Model[P, S],
-    data: RowData,
-    method: Callable[[], Accelerator[P, S]],
-    params: P,
-    *,
-    tol: float,
-    max_iter: int,
-) -> FitResult[P]:
-    """Run EM over all rows of ``data``."""
-    result = em.iterate(
-        model,
-        _passes(model, data),
-        params,
-        accelerate=method(),
-        tol=tol,
-        max_iter=max_iter,
-        notify=data.notify,
-    )
-    return replace(result, model=model)
 
 
 def _passes(model: Model[P, S], data: RowData) -> Callable[[Sequence[P]], Pass[Any]]:

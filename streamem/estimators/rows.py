@@ -36,6 +36,11 @@ class RowData:
     def bytes_per_pass(self) -> int:
         return self.source.n_samples * self.source.n_features * self.source.dtype.itemsize
 
+    @property
+    def rows_expected(self) -> int:
+        """Rows that a pass is about to see, for all that is known before it."""
+        return self.source.n_samples
+
     def one_pass(self, e_step: Callable[[Rows], T], phase: str, index: int) -> Pass[T]:
         """Read all rows once."""
         self.notify(PassStarted(phase, index, self.source.n_samples, self.bytes_per_pass))

@@ -54,6 +54,11 @@ class Sample:
         weight = None if self.weight is None else self.weight[order]
         return Sample(self.x[order], weight, self.index[order], self.hash[order])
 
+    def leading(self, capacity: int) -> Sample:
+        """Return the first rows without a copy: in order of hash, the sample that so much room would hold."""
+        weight = None if self.weight is None else self.weight[:capacity]
+        return Sample(self.x[:capacity], weight, self.index[:capacity], self.hash[:capacity])
+
     def rows(self) -> Rows:
         """Return the sample as rows."""
         return Rows(self.x, self.weight, 0)
