@@ -39,6 +39,7 @@ _EXPORTS = {
     "as_source": "streamem.sources",
     "fit": "streamem.estimators",
     "load": "streamem.estimators",
+    "select": "streamem.selection",
 }
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "as_source",
     "fit",
     "load",
+    "select",
 ]
 
 
@@ -87,4 +89,5 @@ if TYPE_CHECKING:
         StreamEMError,
     )
     from streamem.estimators import GaussianMixture, fit, load
+    from streamem.selection import select
     from streamem.sources import as_source

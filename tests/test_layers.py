@@ -28,8 +28,10 @@ ALLOWED = {  # layer: (layers of ours, libraries)
         | {"em", "acceleration", "initialization", "models", "reduce", "persistence", "sources", "sinks"},
         {"numpy", "sklearn"},
     ),
+    "selection": (BOTTOM | {"estimators", "models"}, {"numpy"}),
+    "report": (BOTTOM | {"selection"}, {"numpy", "matplotlib"}),
     "cli": (
-        BOTTOM | {"estimators", "sources", "persistence"},
+        BOTTOM | {"estimators", "selection", "report", "sources", "persistence"},
         {"numpy", "click", "rich", "scipy", "zarr", "threadpoolctl"},
     ),
 }

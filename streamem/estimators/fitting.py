@@ -24,7 +24,7 @@ from streamem.estimators.resident import (
     summarize_rows,
 )
 from streamem.estimators.rows import RowData, byte_limit, open_rows
-from streamem.estimators.sharing import Fit, best_of, iterate_together
+from streamem.estimators.sharing import Fit, Reading, best_of, iterate_together
 from streamem.models.summary import DataSummary, Sample
 from streamem.protocols import Model, Stats
 
@@ -152,7 +152,7 @@ def fit(
         else:
             method = accelerator(model, data, None, acceleration, tol)
             fits = [Ascent(model, params, method(), tol, max_iter)]
-        iterate_together(fits, data, limit)
+        iterate_together(fits, Reading(data), limit)
         return best_of(fits)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streamem.convergence import Callback, FitResult, PassEnded, PassProgress, PassStarted, Status
 from streamem.errors import ConvergenceWarning, InputError, NotFittedError
+from streamem.estimators.criteria import Criteria
 from streamem.estimators.fitting import fit
 from streamem.estimators.parameters import Parameterised
 from streamem.estimators.rows import RowData, open_rows
@@ -104,19 +105,19 @@ class MixtureEstimator(Parameterised):
             callbacks=(*self.callbacks, *callbacks),
             verbose=self.verbose,
         )
-        return self._take(result, stacklevel=3)
+        self._take(result)
+        if result.status not in (Status.CONVERGED, Status.CALLBACK):
+            warnings.warn(result.status.value, ConvergenceWarning, stacklevel=2)
+        return self
 
-    def _take(self, result: FitResult[Any], stacklevel: int) -> Self:
-        """Take over what a fit reached; warn, so many calls up, where that is not where it was going."""
+    def _take(self, result: FitResult[Any]) -> None:
+        """Take over what a fit reached."""
         self.result_ = result
         self._adopt(result.params, result.stats)
         self.model_ = result.model
         self.converged_ = result.status is Status.CONVERGED
         self.n_iter_ = len(result.history)
         self.lower_bounds_ = [record.log_likelihood for record in result.history]
-        if result.status not in (Status.CONVERGED, Status.CALLBACK):
-            warnings.warn(result.status.value, ConvergenceWarning, stacklevel=stacklevel)
-        return self
 
     def fit_predict(self, X: Any, y: None = None, **keywords: Any) -> NDArray[np.int64]:
         """Fit, then return the most probable component of each row, (n,)."""
@@ -217,19 +218,18 @@ class MixtureEstimator(Parameterised):
         Without ``X``, of the fitted rows and without another pass: exact for a converged fit; otherwise of
         the parameters that entered the last pass, which the estimates improve on.
         """
-        return self._bic(self._stats(X))
+        return self._criteria(X).bic
 
     def aic(self, X: Any = None) -> float:
         """Return −2ℓ + 2p; lower is better. See `bic` for ``X``."""
-        return float(-2 * self._stats(X).log_likelihood + 2 * self._count())
+        return self._criteria(X).aic
 
     def icl(self, X: Any = None) -> float:
         """Return BIC + 2H, H the entropy of the responsibilities; lower is better. See `bic` for ``X``."""
-        stats = self._stats(X)
-        return self._bic(stats) + 2 * float(stats.entropy)
+        return self._criteria(X).icl
 
-    def _bic(self, stats: Any) -> float:
-        return float(-2 * stats.log_likelihood + self._count() * np.log(stats.weight))
+    def _criteria(self, X: Any) -> Criteria:
+        return Criteria.of(self._stats(X), self._count())
 
     def _count(self) -> int:
         """Return the number of free parameters."""

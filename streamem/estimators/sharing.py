@@ -15,18 +15,36 @@ from typing import Any, TypeAlias
 from streamem.convergence import FitResult, Status
 from streamem.em import Ascent, share_passes
 from streamem.estimators.rows import RowData
-from streamem.protocols import Pass, Rows, Several
+from streamem.protocols import EStep, Pass, Rows, Several
 
-__all__ = ["Fit", "Worth", "best_of", "by_objective", "iterate_together"]
+__all__ = ["HOPE", "Fit", "Reading", "Worth", "best_fit", "best_of", "by_objective", "iterate_together"]
 
 Fit: TypeAlias = Ascent[Any, Any]
-OnePass: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], Pass[Any]]
 
 STATISTICS_SHARE = 8  # one part in so many of the memory limit
 HELD_AT_ONCE = 16  # statistics that a pass may hold of one candidate: threads, and levels of the merge tree
 CANDIDATES = 2  # what accelerators propose at most
 HOPE = 100.0  # a fit is given up where so many times its estimated remaining gain would not do
 FEWEST_PASSES = 4  # before estimates say anything
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """Reads all rows once, for the E-steps of whoever takes part."""
+
+    data: RowData
+    """The rows."""
+    n_passes: int = 0
+    """How often they were read."""
+
+    def __call__(self, wanted: Sequence[tuple[Any, Any]]) -> Pass[Any]:
+        """Return the statistics of all rows for each pair of a model and parameters."""
+        return self.read(functools.partial(_e_steps, tuple(wanted)))
+
+    def read(self, e_steps: EStep[Any]) -> Pass[Any]:
+        """Make one pass and count it."""
+        self.n_passes += 1
+        return self.data.one_pass(e_steps, "em", self.n_passes - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +65,9 @@ def by_objective(fit: Fit) -> Worth:
 
 def iterate_together(
     fits: Sequence[Fit],
-    data: RowData,
+    reading: Reading,
     memory_limit: int | None,
-    *,
     worth: Callable[[Fit], Worth] | None = by_objective,
-    one_pass: OnePass | None = None,
 ) -> None:
     """Iterate fits until each is done; the rows are read once for all that take part.
 
@@ -62,31 +78,28 @@ def iterate_together(
         ones to finish.
     worth
         By what hopeless fits are given up; None to give up none.
-    one_pass
-        What a reading does, if not the E-step of each model.
     """
+    data = reading.data
 
     def attend(running: list[Fit]) -> Sequence[Fit]:
         if worth is not None:
             running = _with_hope(fits, running, worth)
         return _within(memory_limit, data.source.n_features, running)
 
-    share_passes(fits, one_pass or _reading(data), data.notify, attend)
+    share_passes(fits, reading, data.notify, attend)
+
+
+def best_fit(fits: Sequence[Fit]) -> Fit:
+    """Return the fit of highest objective, the first of several; the first of all where none reached any."""
+    reached = [fit for fit in fits if fit.error is None and fit.best is not None]
+    return max(reached, key=lambda fit: fit.history[-1].objective) if reached else fits[0]
 
 
 def best_of(fits: Sequence[Fit]) -> FitResult[Any]:
-    """Return the result of highest objective; raise what went wrong where nothing went right."""
-    results = [fit.result() for fit in fits if fit.error is None and fit.best is not None]
-    if not results:
-        return fits[0].result()
-    best = max(results, key=lambda result: result.history[-1].objective)
+    """Return the result of the best fit, interrupted if any was; raise what went wrong with all."""
+    result = best_fit(fits).result()
     interrupted = any(fit.status is Status.INTERRUPTED for fit in fits)
-    return replace(best, status=Status.INTERRUPTED) if interrupted else best
-
-
-def _reading(data: RowData) -> OnePass:
-    index = itertools.count()
-    return lambda wanted: data.one_pass(functools.partial(_e_steps, tuple(wanted)), "em", next(index))
+    return replace(result, status=Status.INTERRUPTED) if interrupted else result
 
 
 def _e_steps(wanted: Sequence[tuple[Any, Any]], rows: Rows) -> Several[Any]:
