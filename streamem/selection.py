@@ -79,14 +79,20 @@ class SelectedModel:
 class ModelSelection:
     """What `select` returns."""
 
-    best: GaussianMixture
-    """The fitted estimator of the best model."""
+    best_row: SelectedModel
+    """The row of the best model."""
     criterion: Criterion
     """By what it is the best."""
     table: tuple[SelectedModel, ...]
     """All models in the order of the grid."""
     n_passes: int
     """Readings of the rows that all models shared; the first one, which samples, is not counted."""
+
+    @property
+    def best(self) -> GaussianMixture:
+        """The fitted estimator of the best model."""
+        assert self.best_row.model is not None
+        return self.best_row.model
 
     def curves(self, criterion: Criterion | None = None) -> dict[str, tuple[list[int], list[float]]]:
         """Return, for each covariance type, numbers of components and the values of a criterion there."""
@@ -202,8 +208,7 @@ def select(
     best = _best(table, criterion, trials)
     if best.status not in (Status.CONVERGED, Status.CALLBACK):
         warnings.warn(f"{_title(best)}: {best.message}", ConvergenceWarning, stacklevel=2)
-    assert best.model is not None
-    return ModelSelection(best.model, criterion, table, reading.n_passes)
+    return ModelSelection(best, criterion, table, reading.n_passes)
 
 
 def _seed(random_state: Any) -> int:

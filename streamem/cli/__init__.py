@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from streamem import __version__
-from streamem.cli import apply, demo, fit, inspect
+from streamem.cli import apply, demo, fit, inspect, select
 
 __all__ = ["main"]
 
@@ -35,5 +35,5 @@ def main() -> None:
     """Expectation-maximisation for data bigger than memory."""
 
 
-for _command in (demo.demo, fit.fit, apply.predict, apply.score, inspect.inspect):
+for _command in (demo.demo, fit.fit, select.select, apply.predict, apply.score, inspect.inspect):
     main.add_command(_command)

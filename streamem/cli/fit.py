@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -17,7 +17,9 @@ from streamem.cli.progress import Listener, follow
 from streamem.convergence import FitResult, PassRecord
 from streamem.sizes import format_bytes
 
-__all__ = ["fit", "fit_summary"]
+__all__ = ["fit", "fit_summary", "fitting"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _OWN = ("data", "weights", "output", "overwrite", "scratch", "scheduler", "quiet", "as_json")
 """Parameters of the command that the estimator's constructor does not know."""
@@ -36,6 +38,47 @@ class _AutoOr(click.ParamType):  # type: ignore[type-arg]
             return self._kind(value)
         except ValueError:
             self.fail(f'{value!r} is neither "auto" nor a number.', param, ctx)
+
+
+_SETTINGS = (
+    click.option(
+        "--weights", metavar="PATH", help="One weight for each row, e.g. a .npy file or a zarr array."
+    ),
+    click.option(
+        "--tol", type=float, default=1e-6, show_default=True, help="Remaining gain to stop at, nats/row."
+    ),
+    click.option("--max-iter", type=click.IntRange(min=1), default=100, show_default=True),
+    click.option(
+        "--n-init", type=click.IntRange(min=1), default=1, show_default=True, help="Starts to choose from."
+    ),
+    click.option(
+        "--init", "init_params", default="kmeans", show_default=True, metavar="NAME", help="How to start."
+    ),
+    click.option("--seed", "random_state", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option("--reg-covar", type=_AutoOr(float), default="auto", show_default=True),
+    click.option("--sample-size", type=_AutoOr(int), default="auto", show_default=True),
+    click.option(
+        "--acceleration", default="auto", show_default=True, metavar="NAME", help='"auto" or "none".'
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "float64"]),
+        default="auto",
+        show_default=True,
+        help="What to compute in.",
+    ),
+    click.option(
+        "--scratch", metavar="DIR", help="Folder for an uncompressed copy of the rows while fitting."
+    ),
+)
+"""Options of every command that fits."""
+
+
+def fitting(command: F) -> F:
+    """Add the settings of a fit: when it stops, where it starts, what it computes in."""
+    for option in reversed(_SETTINGS):
+        command = option(command)
+    return command
 
 
 @click.command(cls=Command)
@@ -57,29 +100,7 @@ class _AutoOr(click.ParamType):  # type: ignore[type-arg]
     help="Where the model goes.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model file.")
-@click.option("--weights", metavar="PATH", help="One weight for each row, e.g. a .npy file or a zarr array.")
-@click.option(
-    "--tol", type=float, default=1e-6, show_default=True, help="Remaining gain to stop at, nats/row."
-)
-@click.option("--max-iter", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option(
-    "--n-init", type=click.IntRange(min=1), default=1, show_default=True, help="Starts to choose from."
-)
-@click.option(
-    "--init", "init_params", default="kmeans", show_default=True, metavar="NAME", help="How to start."
-)
-@click.option("--seed", "random_state", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--reg-covar", type=_AutoOr(float), default="auto", show_default=True)
-@click.option("--sample-size", type=_AutoOr(int), default="auto", show_default=True)
-@click.option("--acceleration", default="auto", show_default=True, metavar="NAME", help='"auto" or "none".')
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "float64"]),
-    default="auto",
-    show_default=True,
-    help="What to compute in.",
-)
-@click.option("--scratch", metavar="DIR", help="Folder for an uncompressed copy of the rows while fitting.")
+@fitting
 @reading
 @talking
 def fit(**options: Any) -> None:

@@ -91,7 +91,10 @@ class Meter:
             return [_line(title, n_samples, n_bytes, seconds)]
         self.records.append(event.record)
         timing = _line(title, n_samples, event.record.bytes_read, event.record.seconds)
-        return [f"{timing}  log-lik/row {event.record.log_likelihood:.6f}  left {_gain(event.record)}"]
+        shared = f"  {event.n_fits} fits" if event.n_fits > 1 else ""
+        return [
+            f"{timing}  log-lik/row {event.record.log_likelihood:.6f}  left {_gain(event.record)}{shared}"
+        ]
 
     def _title(self) -> str:
         if self.current is None:

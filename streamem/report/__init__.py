@@ -1,0 +1,1 @@
+"""Pictures of results; matplotlib is loaded when one is drawn."""
