@@ -22,12 +22,12 @@ import numpy as np
 from streamem.convergence import Callback, Status
 from streamem.errors import ConvergenceWarning, InputError
 from streamem.estimators.criteria import Criteria
-from streamem.estimators.fitting import as_generator, check_choice, fits_of, informed, log_pass
+from streamem.estimators.fitting import ACCELERATIONS, as_generator, check_choice, fits_of, informed, log_pass
 from streamem.estimators.gaussian_mixture import GaussianMixture
 from streamem.estimators.heldout import ScoringReading, TrainingRows
 from streamem.estimators.resident import sample_rows, summarize_rows
 from streamem.estimators.rows import RowData, byte_limit, open_rows
-from streamem.estimators.sharing import HOPE, Fit, Reading, Worth, best_fit, best_of, iterate_together
+from streamem.estimators.sharing import Fit, Reading, Worth, best_fit, best_of, hoped_gain, iterate_together
 from streamem.models.heldout import HeldOut
 from streamem.models.summary import DataSummary
 
@@ -182,6 +182,7 @@ def select(
         for shape, k in _grid(n_components, covariance_type)
     ]
     first, rng = trials[0].estimator, as_generator(seed)
+    check_choice("acceleration", first.acceleration, ACCELERATIONS)
     limit, sample_seed = byte_limit(first.memory_limit), int(rng.integers(2**63))
     heldout = _held_out(criterion, heldout_share, int(rng.integers(2**63)))
     with open_rows(
@@ -317,7 +318,7 @@ class Judge:
     def worth(self, fit: Fit) -> Worth:
         """Return how good a fit is; an ICL may yet lose all its entropy."""
         assert fit.best is not None
-        gain = HOPE * fit.remaining
+        gain = hoped_gain(fit)
         if self.criterion == "heldout":
             now = self.heldout(fit.best.params)
             return Worth(now, now + gain)

@@ -146,3 +146,112 @@ def test_objective__that_may_fall_is_followed():
     result = em.iterate(model, lambda ps: Pass([Sums(2 * model.values[p]) for p in ps]), 0, max_iter=4)
     assert result.status is Status.MAX_ITER
     assert result.params == 4
+
+
+class Shared:
+    """Reads for several ladders at once; keeps who took part."""
+
+    def __init__(self):
+        self.parts = []
+
+    def __call__(self, wanted):
+        self.parts.append([model for model, _ in wanted])
+        steps = [(model.values, min(params, len(model.values) - 1)) for model, params in wanted]
+        return Pass([Sums(2 * values[step]) for values, step in steps], 7, 0.25, 0.5)
+
+
+QUICK, SLOW = [-8, -4, -4, -4], [-(0.7**t) for t in range(100)]
+
+
+def ascents(*ladders, **keywords):
+    return [em.Ascent(model := Ladder(values), 0, em.PlainEM(model), **keywords) for values in ladders]
+
+
+def test_shared_passes__give_each_fit_what_it_gets_alone():
+    fits, reading = ascents(QUICK, SLOW, [-3, -2, -2.5]), Shared()
+    em.share_passes(fits, reading)
+    for fit in fits:
+        alone, result = climb(fit.model.values), fit.result()
+        assert (result.params, result.status, result.model) == (alone.params, alone.status, fit.model)
+        assert [r.objective for r in result.history] == [r.objective for r in alone.history]
+        assert [r.remaining_gain for r in result.history] == [r.remaining_gain for r in alone.history]
+    assert len(reading.parts) == max(len(fit.history) for fit in fits) == len(fits[1].history)
+    assert len(reading.parts[0]) == 3 and reading.parts[-1] == [fits[1].model]
+
+
+def test_shared_passes__cost_each_fit_the_whole_reading():
+    fits = ascents(QUICK, SLOW)
+    em.share_passes(fits, Shared())
+    for fit in fits:
+        assert {(r.bytes_read, r.read_seconds, r.compute_seconds, r.candidates) for r in fit.history} == {
+            (7, 0.25, 0.5, 1)
+        }
+
+
+def test_shared_passes__are_told_once_each_with_the_best_fit():
+    fits, events = ascents(QUICK, SLOW), []
+    em.share_passes(fits, Shared(), events.append)
+    assert [event.index for event in events] == list(range(len(fits[1].history)))
+    assert all(event.record is record for event, record in zip(events, fits[1].history, strict=True))
+    assert [event.n_fits for event in events[:3]] == [2, 2, 2] and events[-1].n_fits == 1
+
+
+def test_shared_passes__of_a_callback_that_returns_true_end_all_that_run():
+    fits = ascents(QUICK, SLOW, SLOW, tol=1e-9)
+    em.share_passes(fits, Shared(), lambda event: event.index == 5)
+    assert [fit.result().status for fit in fits] == [Status.CONVERGED, Status.CALLBACK, Status.CALLBACK]
+    assert len(fits[1].history) == 6
+
+
+def test_shared_passes__end_at_max_iter_of_each():
+    fits = ascents(QUICK, SLOW, max_iter=3)
+    em.share_passes(fits, Shared())
+    assert [len(fit.history) for fit in fits] == [3, 3]
+    assert fits[1].result().status is Status.MAX_ITER
+
+
+def test_shared_passes__keep_one_fits_failure_from_the_others():
+    fits = ascents([np.nan], SLOW)
+    em.share_passes(fits, Shared())
+    assert fits[1].result().status is Status.CONVERGED
+    with pytest.raises(DegenerateComponentError, match="First pass"):
+        fits[0].result()
+
+
+def test_shared_passes__interrupted_return_what_each_reached():
+    fits, reading = ascents(QUICK, SLOW, tol=1e-9), Shared()
+
+    def interrupted(wanted):
+        if len(reading.parts) == 6:
+            raise KeyboardInterrupt
+        return reading(wanted)
+
+    em.share_passes(fits, interrupted)
+    assert [fit.result().status for fit in fits] == [Status.CONVERGED, Status.INTERRUPTED]
+    assert fits[1].result().params == 6
+
+
+def test_shared_passes__interrupted_in_an_m_step_stop_the_others():
+    class Impatient(Ladder):
+        def m_step(self, params, stats):
+            if params == 2:
+                raise KeyboardInterrupt
+            return params + 1
+
+    model = Impatient(SLOW)
+    fits = [em.Ascent(model, 0, em.PlainEM(model)), *ascents(SLOW)]
+    em.share_passes(fits, Shared())
+    assert [fit.result().status for fit in fits] == [Status.INTERRUPTED] * 2
+    assert fits[0].result().params == 2
+
+
+def test_shared_passes__serve_those_that_attend():
+    fits, reading = ascents(SLOW, QUICK), Shared()
+
+    def one_by_one(running):
+        return running[:1]
+
+    em.share_passes(fits, reading, attend=one_by_one)
+    assert all(len(part) == 1 for part in reading.parts)
+    assert [fit.result().status for fit in fits] == [Status.CONVERGED] * 2
+    assert len(reading.parts) == sum(len(fit.history) for fit in fits)

@@ -28,12 +28,14 @@ from streamem.estimators.sharing import Fit, Reading, best_of, iterate_together
 from streamem.models.summary import DataSummary, Sample
 from streamem.protocols import Model, Stats
 
-__all__ = ["as_generator", "check_choice", "fit", "fits_of", "informed", "log_pass"]
+__all__ = ["ACCELERATIONS", "as_generator", "check_choice", "fit", "fits_of", "informed", "log_pass"]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
 log = logging.getLogger("streamem")
+
+ACCELERATIONS = ("auto", "anderson", "none")
 
 
 def fit(
@@ -130,7 +132,7 @@ def fit(
     >>> streamem.fit(Exponential(), x).params
     0.3333333333333333
     """
-    check_choice("acceleration", acceleration, ("auto", "anderson", "none"))
+    check_choice("acceleration", acceleration, ACCELERATIONS)
     rng = as_generator(random_state)
     with open_rows(
         x,

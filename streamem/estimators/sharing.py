@@ -12,12 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from streamem.convergence import FitResult, Status
 from streamem.em import Ascent, share_passes
 from streamem.estimators.rows import RowData
 from streamem.protocols import EStep, Pass, Rows, Several
 
-__all__ = ["HOPE", "Fit", "Reading", "Worth", "best_fit", "best_of", "by_objective", "iterate_together"]
+__all__ = [
+    "Fit",
+    "Reading",
+    "Worth",
+    "best_fit",
+    "best_of",
+    "by_objective",
+    "hoped_gain",
+    "iterate_together",
+]
 
 Fit: TypeAlias = Ascent[Any, Any]
 
@@ -25,7 +36,7 @@ STATISTICS_SHARE = 8  # one part in so many of the memory limit
 HELD_AT_ONCE = 16  # statistics that a pass may hold of one candidate: threads, and levels of the merge tree
 CANDIDATES = 2  # what accelerators propose at most
 HOPE = 100.0  # a fit is given up where so many times its estimated remaining gain would not do
-FEWEST_PASSES = 4  # before estimates say anything
+AGREEING = 5  # estimates in a row from which the largest is taken: near a saddle one alone may be far too low
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +71,14 @@ class Worth:
 def by_objective(fit: Fit) -> Worth:
     """Return the worth of one of several starts of a model."""
     assert fit.best is not None
-    return Worth(fit.best.objective, fit.best.objective + HOPE * fit.remaining)
+    return Worth(fit.best.objective, fit.best.objective + hoped_gain(fit))
+
+
+def hoped_gain(fit: Fit) -> float:
+    """Return more than the objective of a fit may still rise, nats per unit weight."""
+    if len(fit.history) < AGREEING:
+        return np.inf
+    return HOPE * max(record.remaining_gain for record in fit.history[-AGREEING:])
 
 
 def iterate_together(
@@ -116,7 +134,7 @@ def _with_hope(fits: Sequence[Fit], running: Sequence[Fit], worth: Callable[[Fit
     if bar is None:
         return list(running)
     for fit in running:
-        if len(fit.history) >= FEWEST_PASSES and worth(fit).hoped < bar:
+        if fit.history and worth(fit).hoped < bar:
             fit.status = Status.DROPPED
     return [fit for fit in running if not fit.done]
 
