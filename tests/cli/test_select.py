@@ -90,7 +90,6 @@ def test_select__keeps_hopeless_models_if_told(run_json, data):
         ("--reg-covar", "0.5", "reg_covar", 0.5),
         ("--acceleration", "none", "acceleration", "none"),
         ("--memory-limit", "64MiB", "memory_limit", 64 * 2**20),
-        ("--precision", "float32", "precision", "float32"),
     ],
 )
 def test_select__options_reach_the_estimators(run, data, option, value, name, expected):
