@@ -18,6 +18,7 @@ in the statistics. Hence
 the likelihood never falls (Dempster, Laird & Rubin 1977), and its limits are stationary points (Wu 1983),
 not necessarily maxima. A log-prior is carried along unchanged: "objective" is log-likelihood + log-prior.
 
+One iteration is `Ascent.take`; the loop around it, `share_passes`, may serve several fits with each reading.
 How a pass runs is `streamem.reduce`; what the statistics are is `streamem.models`.
 """
 

@@ -141,7 +141,8 @@ def select(
         default 0.2 with ``criterion="heldout"`` and none otherwise.
     drop_hopeless
         Whether to give up a model that would fall short of one that has converged even if it gained 100
-        times what it is estimated to gain; the table says which. With False each converges.
+        times the largest of its last five estimates of what it will gain; the table says which. A model that
+        leaves a saddle late can be misjudged. With False each model is fitted to its end.
     scratch, scheduler, client, callbacks
         As in `streamem.fit`. A callback sees one event per shared reading.
     settings
@@ -162,7 +163,9 @@ def select(
 
     Notes
     -----
-    Each model is bit for bit what ``GaussianMixture(k, ...).fit(X)`` gives with the same settings and seed.
+    Each model that was not dropped is bit for bit what ``GaussianMixture(k, ...).fit(X)`` gives with the same
+    settings and seed; with rows held out, what it gives where those have a ``sample_weight`` of 0.
+
     Where the statistics of all models would take more than an eighth of ``memory_limit``, some wait until
     others are done.
 

@@ -112,9 +112,10 @@ class _Types(click.ParamType):  # type: ignore[type-arg]
 @reading
 @talking
 def select(**options: Any) -> None:
-    """Fit Gaussian mixtures of several sizes to DATA in shared passes, and save the best.
+    """Choose the number of components for DATA.
 
-    DATA is the path or URL of a zarr array, or a .npy file.
+    Gaussian mixtures of all sizes and types are fitted in shared passes, and the best is saved. DATA is
+    the path or URL of a zarr array, or a .npy file.
     """
     _check_outputs(options)
     began = time.perf_counter()
