@@ -32,10 +32,10 @@ FASTMATH = frozenset({"contract", "reassoc", "nsz", "arcp"})
 @overload
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]: ...
 @overload
-def kernel(*, inline: bool = ..., part: bool = ...) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+def kernel(*, inline: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
-def kernel(function: Any = None, *, inline: bool = False, part: bool = False) -> Any:
+def kernel(function: Any = None, *, inline: bool = False) -> Any:
     """Compile a function on its first call, without the GIL, and keep the machine code on disk.
 
     Parameters
@@ -44,16 +44,16 @@ def kernel(function: Any = None, *, inline: bool = False, part: bool = False) ->
         Plain loops over arrays.
     inline
         For a piece of other kernels: always inlined, never kept on its own.
-    part
-        The same for a long piece that is called from several places: compiled once in each kernel.
 
     Notes
     -----
-    Never ``parallel=True``: the threads belong to the scheduler that calls.
+    Never ``parallel=True``: the threads belong to the scheduler that calls. Whatever a kernel calls has to be
+    inlined: of a function of its own, the process that compiled has two copies, and may use the other one
+    than a process that loads the machine code. They can round differently.
     """
     if function is None:
-        return partial(kernel, inline=inline, part=part)
-    directory = None if inline or part else cache_directory()
+        return partial(kernel, inline=inline)
+    directory = None if inline else cache_directory()
     options: dict[str, Any] = {
         "nogil": True,
         "fastmath": set(FASTMATH),
@@ -62,13 +62,13 @@ def kernel(function: Any = None, *, inline: bool = False, part: bool = False) ->
         "cache": directory is not None,
     }
     if inline:
-        options["inline"] = "always"
+        options["forceinline"] = True
     with _numba_cache_in(directory):
         try:
             dispatcher = numba.njit(**options)(function)
         except RuntimeError:  # no file to compare with: numba has nowhere to keep it
             dispatcher = numba.njit(**{**options, "cache": False})(function)
-    if not (inline or part):
+    if not inline:
         _entries.add(dispatcher)
     return dispatcher
 

@@ -74,8 +74,8 @@ class FullComponents(NamedTuple):
     """(k, gram_blocks, 8)."""
 
 
-def full_components(family: FullGaussian, n_rows: int, dtype: Any) -> FullComponents:
-    """Prepare components for tiles of n_rows rows."""
+def full_components(family: FullGaussian, n_rows: int, dtype: Any, every: bool = False) -> FullComponents:
+    """Prepare components for tiles of n_rows rows; with `every`, nothing is ever left out."""
     k, d = family.means.shape
     p = padded(d)
     kept = k if k * p * n_rows * np.dtype(dtype).itemsize <= KEPT_BYTES else 1
@@ -91,7 +91,7 @@ def full_components(family: FullGaussian, n_rows: int, dtype: Any) -> FullCompon
         chosen=np.zeros((k, n_rows), np.int64),
         chosen_resp=aligned_zeros(n_rows, dtype),
         guess=np.zeros(n_rows, np.int64),
-        patience=np.array([0, 1, 0]),
+        patience=np.array([np.iinfo(np.int64).max if every else 0, 1, 0]),
         sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((k, gram_blocks(p), 8), np.float64),
     )
@@ -116,19 +116,19 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write log-joints, and whitened rows to y. O(k d² / 2) multiply-adds per row."""
     components.n_chosen[:] = EVERY_ROW
     for c in range(len(components.means)):
-        whiten_all(components, tile, c, components.means.shape[1], n_strips, tile.resp[c])
+        whiten_all(components, tile, c, components.means.shape[1], n_strips)
 
 
 @kernel(inline=True)
-def whiten_all(components, tile, c, n_written, n_strips, joint):  # type: ignore[no-untyped-def]
+def whiten_all(components, tile, c, n_written, n_strips):  # type: ignore[no-untyped-def]
     """Write n_written features of ``y = L_c⁻¹ (x - μ_c)``, and ``log_const - ‖y‖² / 2`` over them."""
     y = components.y[c if len(components.y) > 1 else 0]
     mean, triangle, const = components.means[c], components.whitening[c], components.log_const[c]
-    nowhere = components.chosen[c, :0]
+    nowhere, joint = components.chosen[c, :0], tile.resp[c]
     whiten(tile.x, nowhere, mean, triangle, const, n_written, n_strips, components.difference, y, joint)
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def whiten(x, places, mean, triangle, log_const, n_written, n_strips, difference, y, joint):  # type: ignore[no-untyped-def]
     """Write y and log-joints of the rows at these places in x, or of all rows where none are given."""
     n_features, lanes = len(mean), rows_per_strip(x)
@@ -163,10 +163,9 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
             continue
         strips = n_strips if held == EVERY_ROW else -(-held // lanes)
         if len(components.y) < len(components.means):
-            if held == EVERY_ROW:
-                whiten_all(components, tile, c, n_features, n_strips, components.root)
-            else:
-                whiten_chosen(components, tile, c, 0, components.root)
+            mean, triangle = components.means[c], components.whitening[c]
+            places, difference = components.chosen[c, : max(held, 0)], components.difference
+            whiten(tile.x, places, mean, triangle, 0.0, n_features, strips, difference, y, components.root)
         if held != EVERY_ROW:
             resp = components.chosen_resp
             gather(tile.resp[c], components.chosen[c], held, strips * lanes, resp)
@@ -174,7 +173,7 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
         add_gram(components.z, n_features, strips, components.sum_wyy[c], 0)
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def weigh(resp, y, n_features, n_strips, root, z, sum_wy):  # type: ignore[no-untyped-def]
     """Write ``z = √(w r) y`` and add ``Σ w r y``: where w r is 0, y may be anything."""
     for v in range(2 * n_strips):
@@ -222,32 +221,45 @@ def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-d
     k, n_features = components.means.shape
     patience, held = components.patience, n_strips * rows_per_strip(tile.x)
     patience[2] += held
-    if n_features < TRIED_FROM or k < 4 or patience[0] > 0:
-        patience[0] -= 1
-        log_joint(components, tile, n_strips)
-        return
-    for c in range(k):
-        whiten_all(components, tile, c, TRIED_FEATURES, n_strips, tile.resp[c])
+    trying = n_features >= TRIED_FROM and k >= 4 and patience[0] <= 0
+    patience[0] -= 1
+    while True:
+        for c in range(k):
+            whiten_all(components, tile, c, TRIED_FEATURES if trying else n_features, n_strips)
+        if not trying:
+            components.n_chosen[:] = EVERY_ROW
+            return
+        if _work_out_notable(components, tile, held):
+            patience[1] = 1
+            return
+        patience[0] = patience[1]
+        patience[1] = min(2 * patience[1], 64)
+        trying = False
+
+
+@kernel(inline=True)
+def _work_out_notable(components, tile, held):  # type: ignore[no-untyped-def]
+    """Write the log-joints that matter, given lower bounds of distances; False where those are many."""
+    k = len(components.means)
     likeliest(tile, held, components.guess)
     components.n_chosen[:] = 0
     for t in range(held):
         _choose(components, components.guess[t], t)
-    for c in range(k):
-        whiten_chosen(components, tile, c, 0, tile.resp[c])
-    for t in range(held):  # the least that a log-joint must be, but for what depends on the component
-        tile.scale[t] = tile.resp[components.guess[t], t] - np.log(max(tile.weight[t], 1e-300))
     total = 0
-    for c in range(k):
-        already = components.n_chosen[c]
-        _choose_notable(components, tile, c, held)
-        total += components.n_chosen[c]
-        if total * 3 > held * k:
-            patience[0] = patience[1]
-            patience[1] = min(2 * patience[1], 64)
-            log_joint(components, tile, n_strips)
-            return
-        whiten_chosen(components, tile, c, already, tile.resp[c])
-    patience[1] = 1
+    for c in range(2 * k):  # first what each row is likeliest of, then what is within its reach
+        already = 0
+        if c == k:
+            for t in range(held):  # the least that a log-joint must be, but for what depends on the component
+                weight = max(tile.weight[t], 1e-300)
+                tile.scale[t] = tile.resp[components.guess[t], t] - np.log(weight)
+        if c >= k:
+            already = components.n_chosen[c - k]
+            _choose_notable(components, tile, c - k, held)
+            total += components.n_chosen[c - k]
+            if total * 3 > held * k:
+                return False
+        whiten_chosen(components, tile, c % k, already)
+    return True
 
 
 @kernel(inline=True)
@@ -270,7 +282,7 @@ def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def
 
 
 @kernel(inline=True)
-def whiten_chosen(components, tile, c, start, joint):  # type: ignore[no-untyped-def]
+def whiten_chosen(components, tile, c, start):  # type: ignore[no-untyped-def]
     """Write ``y = L_c⁻¹ (x - μ_c)`` and log-joints of chosen rows, from number `start` or a little before."""
     n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
     start = start // lanes * lanes
@@ -279,7 +291,7 @@ def whiten_chosen(components, tile, c, start, joint):  # type: ignore[no-untyped
         n_strips = -(-len(places) // lanes)
         y = components.y[c if len(components.y) > 1 else 0][start * n_features :]
         mean, triangle, const = components.means[c], components.whitening[c], components.log_const[c]
-        found = components.chosen_resp
+        found, joint = components.chosen_resp, tile.resp[c]
         whiten(tile.x, places, mean, triangle, const, n_features, n_strips, components.difference, y, found)
         for t in range(len(places)):
             joint[places[t]] = found[t]

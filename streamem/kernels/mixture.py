@@ -89,7 +89,7 @@ def statistics(
     A row that no component can explain (every log-joint is -inf, if only by overflow) has log-likelihood -inf
     and adds to no other sum.
     """
-    tile, components = _prepare(family, len(x), precision)
+    tile, components = _prepare(family, len(x), precision, every=resp is not None)
     log_likelihood, entropy = _statistics(
         unwritable(x),
         unwritable(_NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)),
@@ -129,8 +129,13 @@ _NO_WEIGHT = np.empty(0)
 _NO_RESP = np.empty((0, 0))
 
 
-def _prepare(family: GaussianFamily, n: int, precision: DTypeLike | None) -> tuple[Tile, Any]:
-    """Return working memory for at most n rows at a time, and the family in the form of its kernels."""
+def _prepare(
+    family: GaussianFamily, n: int, precision: DTypeLike | None, every: bool = False
+) -> tuple[Tile, Any]:
+    """Return working memory for at most n rows at a time, and the family in the form of its kernels.
+
+    With `every`, all log-joints are worked out, not those alone that a posterior would notice.
+    """
     dtype = np.dtype(np.float64 if precision is None else precision)
     two_strips = 2 * STRIP_BYTES // dtype.itemsize
     n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // two_strips)) * two_strips)
@@ -141,7 +146,7 @@ def _prepare(family: GaussianFamily, n: int, precision: DTypeLike | None) -> tup
         )
     tile = make_tile(family.center, np.ones(d), k, n_rows, dtype)
     if isinstance(family, FullGaussian):
-        return tile, full_components(family, n_rows, dtype)
+        return tile, full_components(family, n_rows, dtype, every)
     return tile, tied_components(family, n_rows, dtype)
 
 
@@ -162,11 +167,10 @@ def _statistics(x, weight, resp, given, tile, components):  # type: ignore[no-un
     while row < len(x):
         row, held = fill(x, weight, row, tile)
         n_strips = -(-held // lanes)
+        notable_log_joint(components, tile, n_strips)
         if given:
-            log_joint(components, tile, n_strips)
             gained, spread = given_posterior(resp, tile, n_strips)
         else:
-            notable_log_joint(components, tile, n_strips)
             gained, spread = posterior(tile, n_strips)
         log_likelihood += gained
         entropy += spread

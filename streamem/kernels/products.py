@@ -88,7 +88,7 @@ def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[
     return q0, q1
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def add_gram(z, n_features, n_strips, out, block):  # type: ignore[no-untyped-def]
     """Add ``Σ z zᵀ`` over rows to blocks of four by four on and below the diagonal.
 

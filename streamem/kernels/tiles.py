@@ -139,7 +139,7 @@ def implements(generic: Any, family: type) -> Any:
     """Declare what `log_joint` or `add_moments` does for one NamedTuple of components."""
 
     def register(implementation: Any) -> Any:
-        @overload(generic)
+        @overload(generic, jit_options={"forceinline": True})
         def choose(components, tile, n_strips):  # type: ignore[no-untyped-def]
             if getattr(components, "instance_class", None) is family:
                 return lambda components, tile, n_strips: implementation(components, tile, n_strips)

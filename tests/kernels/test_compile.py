@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
+import pytest
 
 from streamem.kernels import sampling
 from streamem.kernels.compile import cache_directory, kernel
@@ -14,12 +15,28 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = "from streamem.kernels.sampling import hashes; print(hashes(0, 1, 0)[0])"
 
 
-def run(**environment):
+E_STEPS = """
+import hashlib, numpy as np
+from streamem.kernels import mixture
+from streamem.kernels.gaussian import FullGaussian, TiedGaussian
+k, d, rng = 5, 19, np.random.default_rng(0)
+means, whitening = rng.normal(size=(k, d)), np.eye(d) + 0.05 * np.tril(rng.normal(size=(k, d, d)))
+digest = hashlib.md5()
+for family in FullGaussian, TiedGaussian:
+    own = whitening if family is FullGaussian else whitening[0]
+    sums = mixture.statistics(rng.normal(size=(500, d)), None, family(np.zeros(d), means, own, np.zeros(k)))
+    for part in sums:
+        digest.update(np.asarray(part).tobytes())
+print(int(digest.hexdigest(), 16))
+"""
+
+
+def run(script=SCRIPT, **environment):
     kept = {
         name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", script],
         env={**kept, **environment},
         cwd=ROOT,
         capture_output=True,
@@ -37,6 +54,11 @@ def test_machine_code__is_kept_where_numba_is_told(tmp_path):
 def test_machine_code__is_kept_in_the_users_cache_by_default(tmp_path):
     run(XDG_CACHE_HOME=str(tmp_path))
     assert list((tmp_path / "streamem").rglob("*_hashes*.nbc"))
+
+
+@pytest.mark.slow
+def test_machine_code__rounds_alike_in_the_process_that_compiled_and_in_others(tmp_path):
+    assert run(E_STEPS, NUMBA_CACHE_DIR=str(tmp_path)) == run(E_STEPS, NUMBA_CACHE_DIR=str(tmp_path))
 
 
 def test_kernels__run_where_nothing_can_be_written(tmp_path):
