@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 logging.getLogger("streamem").addHandler(logging.NullHandler())  # silent unless the user asks for logs
 
 _EXPORTS = {
+    "BayesianGaussianMixture": "streamem.estimators",
     "Callback": "streamem.convergence",
     "ConvergenceWarning": "streamem.errors",
     "DegenerateComponentError": "streamem.errors",
@@ -43,6 +44,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "BayesianGaussianMixture",
     "Callback",
     "ConvergenceWarning",
     "DegenerateComponentError",
@@ -88,6 +90,6 @@ if TYPE_CHECKING:
         SourceError,
         StreamEMError,
     )
-    from streamem.estimators import GaussianMixture, fit, load
+    from streamem.estimators import BayesianGaussianMixture, GaussianMixture, fit, load
     from streamem.selection import select
     from streamem.sources import as_source

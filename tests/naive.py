@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.stats
+from scipy.special import digamma, gammaln, multigammaln
 
 
 def full_cholesky(covariance_type, covariances, n_components, n_features):
@@ -137,3 +139,47 @@ def split_mix_64(index, seed):
 
     key = mix((seed + golden) & mask)
     return mix(mix((index * golden + key) & mask) ^ key)
+
+
+def bayesian_elbo(x, resp, prior, q):
+    """E_q[log p(x, z, π, μ, Λ) − log q(z, π, μ, Λ)], term by term, Λ_k Wishart with scales W_k (k, d, d).
+
+    ``prior`` has process, concentration, precision, mean, degrees, scale (W₀⁻¹, (d, d)); ``q`` has
+    concentration, precision, means, degrees, scales (W_k).
+    """
+    n, d = x.shape
+    k = len(q["means"])
+    log_pi, of_weights = _weight_terms(prior, q)
+    total = (resp * log_pi).sum() - x_log_x(resp).sum() + of_weights
+    for c in range(k):
+        wishart = scipy.stats.wishart(q["degrees"][c], q["scales"][c])
+        log_det = digamma((q["degrees"][c] - np.arange(d)) / 2).sum() + d * np.log(2)
+        log_det += np.linalg.slogdet(q["scales"][c])[1]
+        mean = q["degrees"][c] * q["scales"][c]
+        for i in range(n):
+            away = x[i] - q["means"][c]
+            expected = log_det - d * np.log(2 * np.pi) - d / q["precision"][c] - away @ mean @ away
+            total += resp[i, c] * expected / 2
+        away = q["means"][c] - prior["mean"]
+        total += 0.5 * (d * np.log(prior["precision"] / (2 * np.pi)) + log_det)
+        total -= 0.5 * prior["precision"] * (d / q["precision"][c] + away @ mean @ away)
+        total -= 0.5 * (d * np.log(q["precision"][c] / (2 * np.pi)) + log_det - d)
+        total += 0.5 * (prior["degrees"] - d - 1) * log_det - 0.5 * np.trace(prior["scale"] @ mean)
+        total += 0.5 * prior["degrees"] * np.linalg.slogdet(prior["scale"])[1]
+        total -= 0.5 * prior["degrees"] * d * np.log(2) + multigammaln(prior["degrees"] / 2, d)
+        total += wishart.entropy()
+    return total
+
+
+def _weight_terms(prior, q):
+    """(E log π (k,), E log p(π) − E log q(π))."""
+    a, posterior = prior["concentration"], q["concentration"]
+    if not prior["process"]:
+        log_pi = digamma(posterior) - digamma(posterior.sum())
+        cross = gammaln(len(posterior) * a) - len(posterior) * gammaln(a) + ((a - 1) * log_pi).sum()
+        return log_pi, cross + scipy.stats.dirichlet(posterior).entropy()
+    log_v = digamma(posterior[0]) - digamma(posterior.sum(axis=0))
+    log_rest = digamma(posterior[1]) - digamma(posterior.sum(axis=0))
+    log_pi = np.array([log_v[c] + log_rest[:c].sum() for c in range(len(log_v))])
+    cross = (np.log(a) + (a - 1) * log_rest).sum()
+    return log_pi, cross + sum(scipy.stats.beta(*pair).entropy() for pair in posterior.T)

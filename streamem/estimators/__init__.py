@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 
 from streamem.errors import ModelFileError
+from streamem.estimators.bayesian_mixture import BayesianGaussianMixture
 from streamem.estimators.fitting import fit
 from streamem.estimators.gaussian_mixture import GaussianMixture
 from streamem.persistence import read_archive
 
-__all__ = ["GaussianMixture", "fit", "load"]
+__all__ = ["BayesianGaussianMixture", "GaussianMixture", "fit", "load"]
 
-_CLASSES = {"GaussianMixture": GaussianMixture}
+_CLASSES: dict[str, type[GaussianMixture]] = {
+    "BayesianGaussianMixture": BayesianGaussianMixture,
+    "GaussianMixture": GaussianMixture,
+}
 
 
 def load(path: str | os.PathLike[str]) -> GaussianMixture:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -98,6 +98,9 @@ class GaussianMixture(MixtureEstimator):
     ((1000,), (3, 2))
     """
 
+    _params_type: Any = GaussianMixtureParams
+    _prior_type: Any = CovariancePrior
+
     def __init__(
         self,
         n_components: int = 1,
@@ -139,10 +142,11 @@ class GaussianMixture(MixtureEstimator):
         self.precision = precision
         self.callbacks = callbacks
 
-    def _model(self, fitted: bool = True) -> GaussianMixtureModel:
-        _check(self)
+    def _model(self, fitted: bool = True) -> Any:
+        check_settings(self)
+        _check_start(self)
         if fitted:
-            _check_same_shape(self, self.params_)
+            check_same_shape(self, self.params_)
         start = self.init_params
         return GaussianMixtureModel(
             self.n_components,
@@ -222,23 +226,13 @@ class GaussianMixture(MixtureEstimator):
             if value is None or isinstance(value, str | int | float)
         }
         settings |= {"n_components": len(params.weights), "covariance_type": params.covariance_type}
-        arrays = {
-            "weights": params.weights,
-            "means": params.means,
-            "cholesky": params.cholesky,
-            "lower_bounds": np.asarray(getattr(self, "lower_bounds_", [])),
-        }
+        arrays = _arrays("", params) | {"lower_bounds": np.asarray(getattr(self, "lower_bounds_", []))}
         if self.stats_ is not None:
             arrays |= {name: np.asarray(getattr(self.stats_, name)) for name in STATS_FIELDS}
-            reference = self.stats_.reference
-            arrays |= {
-                "reference_means": reference.means,
-                "reference_cholesky": reference.cholesky,
-                "reference_weights": reference.weights,
-            }
+            arrays |= _arrays("reference_", self.stats_.reference, GaussianMixtureParams)
         prior = self._fitted_model().prior
         if prior is not None:
-            arrays |= {"prior_scale": prior.scale, "prior_floor": prior.floor}
+            arrays |= _arrays("prior_", prior)
         header = {"settings": settings, "converged": bool(getattr(self, "converged_", False))}
         return write_archive(path, Archive(type(self).__name__, header, arrays))
 
@@ -248,34 +242,45 @@ class GaussianMixture(MixtureEstimator):
         self = cls(**archive.header["settings"])
         arrays = archive.arrays
 
-        def params(prefix: str) -> GaussianMixtureParams:
-            factor = arrays[prefix + "cholesky"]
-            whitening = COVARIANCES[self.covariance_type].invert(factor)
-            return GaussianMixtureParams(
-                self.covariance_type, arrays[prefix + "weights"], arrays[prefix + "means"], factor, whitening
-            )
-
         stats = None
         if "sum_w" in arrays:
-            fields: dict[str, Any] = {
+            values: dict[str, Any] = {
                 name: arrays[name] if name.startswith("sum") else arrays[name].item() for name in STATS_FIELDS
             }
-            stats = GaussianMixtureStats(params("reference_"), **fields)
-        self._adopt(params(""), stats)
+            reference = self._restored_params(GaussianMixtureParams, "reference_", arrays)
+            stats = GaussianMixtureStats(reference, **values)
+        self._adopt(self._restored_params(self._params_type, "", arrays), stats)
         prior = None
         if "prior_scale" in arrays:
-            prior = CovariancePrior(arrays["prior_scale"], arrays["prior_floor"])
+            prior = _restored(self._prior_type, "prior_", arrays)
         self.model_ = replace(self._model(fitted=False), prior=prior)
         self.converged_ = archive.header["converged"]
         self.lower_bounds_ = arrays["lower_bounds"].tolist()
         self.n_iter_ = len(self.lower_bounds_)
         return self
 
+    def _restored_params(self, kind: type[Any], prefix: str, arrays: dict[str, Any]) -> Any:
+        whitening = COVARIANCES[self.covariance_type].invert(arrays[prefix + "cholesky"])
+        return _restored(kind, prefix, arrays, covariance_type=self.covariance_type, whitening=whitening)
 
+
+def _arrays(prefix: str, record: Any, kind: Any = None) -> dict[str, NDArray[Any]]:
+    """Return what a model file holds of a record: all that cannot be worked out from the rest."""
+    names = [field.name for field in fields(kind or record) if field.name not in DERIVED]
+    return {prefix + name: np.asarray(getattr(record, name)) for name in names}
+
+
+def _restored(kind: type[Any], prefix: str, arrays: dict[str, Any], **derived: Any) -> Any:
+    """Return the record that `_arrays` took apart."""
+    names = [field.name for field in fields(kind) if field.name not in derived]
+    return kind(**{name: arrays[prefix + name] for name in names}, **derived)
+
+
+DERIVED = ("covariance_type", "whitening")
 STATS_FIELDS = ("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy", "rounding")
 
 
-def _check(gm: GaussianMixture) -> None:
+def check_settings(gm: GaussianMixture) -> None:
     """Refuse settings that mean nothing."""
     for name, smallest in (("n_components", 1), ("max_iter", 1), ("n_init", 1)):
         value = getattr(gm, name)
@@ -295,7 +300,6 @@ def _check(gm: GaussianMixture) -> None:
         raise InputError(
             f"init_params: expected one of {', '.join(METHODS)} or an array, got {gm.init_params!r}."
         )
-    _check_start(gm)
 
 
 def _check_start(gm: GaussianMixture) -> None:
@@ -318,7 +322,7 @@ def _check_start(gm: GaussianMixture) -> None:
             )
 
 
-def _check_same_shape(gm: GaussianMixture, params: GaussianMixtureParams) -> None:
+def check_same_shape(gm: GaussianMixture, params: GaussianMixtureParams) -> None:
     """Refuse to continue a fit with settings that its estimates do not have."""
     fitted = {"n_components": len(params.weights), "covariance_type": params.covariance_type}
     for name, value in fitted.items():

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.convergence import Callback, FitResult, PassEnded, PassProgress, PassStarted, Status
+from streamem.convergence import Callback, FitResult, PassEnded, PassProgress, PassRecord, PassStarted, Status
 from streamem.errors import ConvergenceWarning, InputError, NotFittedError
 from streamem.estimators.criteria import Criteria
 from streamem.estimators.fitting import fit
@@ -117,7 +117,7 @@ class MixtureEstimator(Parameterised):
         self.model_ = result.model
         self.converged_ = result.status is Status.CONVERGED
         self.n_iter_ = len(result.history)
-        self.lower_bounds_ = [record.log_likelihood for record in result.history]
+        self.lower_bounds_ = [self._bound(record) for record in result.history]
 
     def fit_predict(self, X: Any, y: None = None, **keywords: Any) -> NDArray[np.int64]:
         """Fit, then return the most probable component of each row, (n,)."""
@@ -243,6 +243,10 @@ class MixtureEstimator(Parameterised):
         if self.stats_ is None:
             raise NotFittedError(f"{type(self).__name__}: no pass was completed. Pass X.")
         return self.stats_
+
+    def _bound(self, record: PassRecord) -> float:
+        """Return what ``lower_bounds_`` lists of a pass."""
+        return record.log_likelihood
 
     def _adopt(self, params: Any, stats: Any) -> None:
         """Take over estimates."""

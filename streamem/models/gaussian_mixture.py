@@ -106,16 +106,19 @@ class GaussianMixtureModel:
 
     def from_responsibilities(self, sample: Rows, resp: Array) -> GaussianMixtureParams:
         """Return the M-step for given responsibilities (n, k): an E-step whose q someone else chose."""
-        k = self.n_components
+        unit = self.yardstick(sample)
+        # Twice: far apart or ill-conditioned components are better measured from themselves.
+        rough = self.m_step(unit, self.given(unit, sample, resp))
+        return self.m_step(rough, self.given(rough, sample, resp))
+
+    def yardstick(self, sample: Rows) -> GaussianMixtureParams:
+        """Return round components at the mean of the sample, to measure its moments from."""
         first = sample.x[0].astype(np.float64)
         total = block_moments(sample.x, sample.weight, first)
         delta = total.sum_wd / total.weight
         variances = np.diag(total.sum_wdd) / total.weight - delta**2
         scale = np.sqrt(np.where(variances > 0, variances, 1.0))
-        unit = self._reference(np.tile(first + delta, (k, 1)), scale)
-        # Twice: far apart or ill-conditioned components are better measured from themselves.
-        rough = self.m_step(unit, self._statistics(unit, sample, resp))
-        return self.m_step(rough, self._statistics(rough, sample, resp))
+        return self._reference(np.tile(first + delta, (self.n_components, 1)), scale)
 
     def _reference(self, means: Array, scale: Array) -> GaussianMixtureParams:
         """Return round components of one size, to measure moments from."""
@@ -149,6 +152,10 @@ class GaussianMixtureModel:
     def e_step(self, params: GaussianMixtureParams, rows: Rows) -> GaussianMixtureStats:
         """Return expected sufficient statistics under the posterior q = p(z|x; params)."""
         return self._statistics(params, rows, None)
+
+    def given(self, params: GaussianMixtureParams, rows: Rows, resp: Array) -> GaussianMixtureStats:
+        """Return expected sufficient statistics under given responsibilities (n, k)."""
+        return self._statistics(params, rows, resp)
 
     def labels(self, params: GaussianMixtureParams, rows: Rows) -> NDArray[np.int64]:
         """Return the most probable component of each row, (n,)."""

@@ -27,9 +27,10 @@ DELIBERATE = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("estimator", [sem.GaussianMixture, sem.BayesianGaussianMixture])
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
-def test_scikit_learns_checks__fail_only_where_it_is_meant(covariance_type):
-    gm = sem.GaussianMixture(covariance_type=covariance_type, random_state=0)
+def test_scikit_learns_checks__fail_only_where_it_is_meant(estimator, covariance_type):
+    gm = estimator(covariance_type=covariance_type, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # skipped checks, fits that need more passes
         results = check_estimator(gm, on_skip=None, on_fail=None)
