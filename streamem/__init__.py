@@ -33,6 +33,7 @@ _EXPORTS = {
     "MemoryLimitError": "streamem.errors",
     "ModelFileError": "streamem.errors",
     "NonFiniteError": "streamem.errors",
+    "NormalInverseWishart": "streamem.models.normal_wishart",
     "NotFittedError": "streamem.errors",
     "SourceError": "streamem.errors",
     "Status": "streamem.convergence",
@@ -54,6 +55,7 @@ __all__ = [
     "MemoryLimitError",
     "ModelFileError",
     "NonFiniteError",
+    "NormalInverseWishart",
     "NotFittedError",
     "SourceError",
     "Status",
@@ -91,5 +93,6 @@ if TYPE_CHECKING:
         StreamEMError,
     )
     from streamem.estimators import BayesianGaussianMixture, GaussianMixture, fit, load
+    from streamem.models.normal_wishart import NormalInverseWishart
     from streamem.selection import select
     from streamem.sources import as_source

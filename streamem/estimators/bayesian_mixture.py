@@ -83,7 +83,6 @@ class BayesianGaussianMixture(GaussianMixture):
     """
 
     _params_type = BayesianGaussianMixtureParams
-    _prior_type = NormalWishart
 
     def __init__(
         self,
@@ -194,6 +193,9 @@ class BayesianGaussianMixture(GaussianMixture):
         """Ψ₀: (d, d), (d,) or () by covariance type."""
         model = self._fitted_model()
         return np.asarray(model.shape.gram(model.prior.scale))
+
+    def _prior_type(self, arrays: dict[str, Any]) -> type[Any]:
+        return NormalWishart
 
     def _bound(self, record: PassRecord) -> float:
         return record.objective

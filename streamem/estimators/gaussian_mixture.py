@@ -23,6 +23,7 @@ from streamem.estimators.mixture import MixtureEstimator
 from streamem.initialization import METHODS
 from streamem.models.covariance import COVARIANCES, Array, CovariancePrior
 from streamem.models.gaussian_mixture import GaussianMixtureModel, GaussianMixtureParams, GaussianMixtureStats
+from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart
 from streamem.persistence import Archive, write_archive
 
 __all__ = ["GaussianMixture"]
@@ -44,6 +45,10 @@ class GaussianMixture(MixtureEstimator):
     reg_covar
         ``"auto"``: the vanishing, scale-free penalty of Chen & Tan (2009). A number is added to the diagonal
         of each covariance, in squared units of the columns, as scikit-learn does.
+    prior
+        ``"fraley-raftery"``: the conjugate prior of Fraley & Raftery (2007), scaled to the rows, or a
+        `NormalInverseWishart` of your own; the fit is then the mode of the posterior, and the prior takes the
+        place of ``reg_covar="auto"``.
     max_iter
         Passes at most; the first pass, which samples the rows, is not counted.
     n_init
@@ -99,7 +104,6 @@ class GaussianMixture(MixtureEstimator):
     """
 
     _params_type: Any = GaussianMixtureParams
-    _prior_type: Any = CovariancePrior
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class GaussianMixture(MixtureEstimator):
         covariance_type: str = "full",
         tol: float = 1e-6,
         reg_covar: float | Literal["auto"] = "auto",
+        prior: Literal["fraley-raftery"] | NormalInverseWishart | None = None,
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str | NDArray[Any] = "kmeans",
@@ -127,6 +132,7 @@ class GaussianMixture(MixtureEstimator):
         self.covariance_type = covariance_type
         self.tol = tol
         self.reg_covar = reg_covar
+        self.prior = prior
         self.max_iter = max_iter
         self.n_init = n_init
         self.init_params = init_params
@@ -144,6 +150,7 @@ class GaussianMixture(MixtureEstimator):
 
     def _model(self, fitted: bool = True) -> Any:
         check_settings(self)
+        _check_prior(self)
         _check_start(self)
         if fitted:
             check_same_shape(self, self.params_)
@@ -158,6 +165,7 @@ class GaussianMixture(MixtureEstimator):
             self.precisions_init,
             self.model_.prior if fitted else None,
             self.precision,
+            NormalInverseWishart() if isinstance(self.prior, str) else self.prior,
         )
 
     @property
@@ -252,12 +260,16 @@ class GaussianMixture(MixtureEstimator):
         self._adopt(self._restored_params(self._params_type, "", arrays), stats)
         prior = None
         if "prior_scale" in arrays:
-            prior = _restored(self._prior_type, "prior_", arrays)
+            prior = _restored(self._prior_type(arrays), "prior_", arrays)
         self.model_ = replace(self._model(fitted=False), prior=prior)
         self.converged_ = archive.header["converged"]
         self.lower_bounds_ = arrays["lower_bounds"].tolist()
         self.n_iter_ = len(self.lower_bounds_)
         return self
+
+    def _prior_type(self, arrays: dict[str, Any]) -> type[Any]:
+        """Return the class of the prior that a model file holds."""
+        return ConjugatePrior if "prior_counts" in arrays else CovariancePrior
 
     def _restored_params(self, kind: type[Any], prefix: str, arrays: dict[str, Any]) -> Any:
         whitening = COVARIANCES[self.covariance_type].invert(arrays[prefix + "cholesky"])
@@ -299,6 +311,23 @@ def check_settings(gm: GaussianMixture) -> None:
     if isinstance(gm.init_params, str) and gm.init_params not in METHODS:
         raise InputError(
             f"init_params: expected one of {', '.join(METHODS)} or an array, got {gm.init_params!r}."
+        )
+
+
+def _check_prior(gm: GaussianMixture) -> None:
+    """Refuse what is no prior, and two that would compete."""
+    if gm.prior is None:
+        return
+    if isinstance(gm.prior, NormalInverseWishart):
+        gm.prior.check()
+    elif gm.prior != "fraley-raftery":
+        raise InputError(
+            f'prior: expected None, "fraley-raftery" or a NormalInverseWishart, got {gm.prior!r}.'
+        )
+    if gm.reg_covar != "auto":
+        raise InputError(
+            f'reg_covar: expected "auto" beside a prior, which takes its place, got {gm.reg_covar!r}. Leave '
+            "one of them out."
         )
 
 

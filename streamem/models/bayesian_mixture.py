@@ -27,7 +27,7 @@ from streamem.initialization import responsibilities
 from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_mixture import GaussianMixtureModel
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
-from streamem.models.normal_wishart import NormalWishart, mean_log_det, triangular
+from streamem.models.normal_wishart import NormalWishart, mean_log_det, root_of, triangular, unbiased
 from streamem.models.summary import DataSummary
 from streamem.protocols import Rows
 
@@ -154,7 +154,6 @@ class BayesianGaussianMixtureModel:
         d = len(summary.mean)
         rows = GaussianMixtureModel(self.n_components, self.covariance_type).informed_by(summary).prior
         assert rows is not None
-        unbiased = np.sqrt(summary.weight / max(summary.weight - 1, summary.weight / 2))
         floor = rows.floor
         if self.reg_covar != "auto":
             floor = np.sqrt(float(self.reg_covar)) * self.shape.identity(d)
@@ -164,25 +163,13 @@ class BayesianGaussianMixtureModel:
             1.0 if beta is None else float(beta),
             summary.mean if mean is None else np.asarray(mean, dtype=np.float64),
             float(d) if nu is None else float(nu),
-            triangular(unbiased * rows.scale) if given is None else self._root(given),
+            triangular(np.sqrt(unbiased(summary)) * rows.scale)
+            if given is None
+            else root_of(given, "covariance_prior"),
             floor,
         )
         _check_prior(prior, summary.mean, rows.scale)
         return replace(self, prior=prior)
-
-    def _root(self, covariance: Array) -> Array:
-        given = np.asarray(covariance, dtype=np.float64)
-        try:
-            factor = np.linalg.cholesky(given) if given.ndim == 2 else np.sqrt(given)
-        except np.linalg.LinAlgError:
-            factor = np.zeros(1)
-        if (
-            given.ndim > 2
-            or not np.all(np.isfinite(factor))
-            or not np.all(np.diag(np.atleast_2d(factor)) > 0)
-        ):
-            raise InputError(f"covariance_prior: expected a positive definite covariance, got {given!r}.")
-        return np.asarray(factor)
 
     @property
     def mixture(self) -> GaussianMixtureModel:
@@ -231,7 +218,7 @@ class BayesianGaussianMixtureModel:
         """
         assert self.prior is not None, "a model takes its prior from the first pass"
         shape, reference, n = self.shape, stats.reference, stats.sum_w
-        scatter = self.prior.scatter(stats, np.ones(len(n)))
+        scatter = self.prior.scatter(stats)
         cholesky = shape.compose(
             reference.cholesky, shape.root(scatter / shape.spread(self.prior.degrees + n))
         )

@@ -22,6 +22,7 @@ from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
 from streamem.models.covariance import COVARIANCES, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
+from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart
 from streamem.models.summary import DataSummary
 from streamem.protocols import Rows
 
@@ -39,7 +40,8 @@ class GaussianMixtureModel:
     With ``reg_covar="auto"`` covariances carry the vanishing penalty of Chen & Tan (2009), a log-prior
     −a Σ_k [tr(S_x Σ_k⁻¹) + log det Σ_k] with S_x the covariance of all rows and a = n^(−1/2): it has no
     units, keeps the likelihood bounded and leaves the M-step closed. S_x comes from the first pass through
-    `informed_by`; a model that was not informed maximises the likelihood alone.
+    `informed_by`; a model that was not informed maximises the likelihood alone. A ``conjugate`` prior takes
+    the place of the penalty.
     """
 
     n_components: int
@@ -56,10 +58,12 @@ class GaussianMixtureModel:
     """(k, d) starting means."""
     precisions_init: Array | None = None
     """Starting precisions Σ⁻¹ in natural shape."""
-    prior: CovariancePrior | None = None
-    """The penalty of ``reg_covar="auto"``."""
+    prior: CovariancePrior | ConjugatePrior | None = None
+    """The penalty of ``reg_covar="auto"``, or the conjugate prior, as the first pass has it."""
     precision: Literal["auto", "float32", "float64"] = "auto"
     """What the kernels compute in; "auto" is the rows' own, as long as the covariances allow it."""
+    conjugate: NormalInverseWishart | None = None
+    """Settings of a prior whose mode the M-step takes."""
 
     @property
     def shape(self) -> Covariance:
@@ -82,7 +86,11 @@ class GaussianMixtureModel:
             return self
         digits = 64 * np.finfo(np.float64).eps * summary.mean
         constant = ~(np.diagonal(summary.covariance) > digits**2) | (summary.minimum == summary.maximum)
-        return replace(self, prior=self.shape.prior(summary.covariance, summary.mean, constant))
+        rows = self.shape.prior(summary.covariance, summary.mean, constant)
+        if self.conjugate is None:
+            return replace(self, prior=rows)
+        prior = self.conjugate.informed_by(summary, rows, self.covariance_type, self.n_components)
+        return replace(self, prior=prior)
 
     def init(self, sample: Rows, rng: np.random.Generator) -> GaussianMixtureParams:
         """Return the M-step of starting responsibilities on the sample, overridden by what was given."""
@@ -202,36 +210,34 @@ class GaussianMixtureModel:
     def m_step(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> GaussianMixtureParams:
         """Return argmax_θ Q(θ, θ_t) (plus log-prior), in closed form.
 
-        With n = Σr, δ = Σry/n in whitened units: π = n/Σn, μ' = μ + Lδ, L' = L chol(Σryyᵀ/n − δδᵀ). A
-        component without support keeps its mean and has weight 0.
+        With n = Σr, δ = Σry/n in whitened units: π = n/Σn, μ' = μ + Lδ, L' = L chol(Σryyᵀ/n − δδᵀ); a prior
+        counts as further rows. Without one, a component without support keeps its mean and has weight 0.
         """
-        shape, reference = self.shape, stats.reference
-        n = stats.sum_w
-        supported = n > 0
-        delta = stats.sum_wy / np.where(supported, n, 1.0)[:, None]
-        means = reference.means + shape.apply(reference.cholesky, delta)
-        inner = self._whitened_covariance(stats, delta)
+        shape, reference, prior = self.shape, stats.reference, self._conjugate(stats)
+        counts = stats.sum_w + prior.degrees
+        kept = shape.spread(np.where(counts > 0, counts, 1.0))
+        inner = np.where(
+            shape.spread(counts) > 0, prior.scatter(stats) / kept, shape.identity(stats.sum_wy.shape[1])
+        )
         cholesky = shape.compose(reference.cholesky, shape.root(inner))
-        weights = n / n.sum()
-        return GaussianMixtureParams(self.covariance_type, weights, means, cholesky, shape.invert(cholesky))
+        return GaussianMixtureParams(
+            self.covariance_type,
+            prior.weights(stats.sum_w),
+            prior.means(stats),
+            cholesky,
+            shape.invert(cholesky),
+        )
 
-    def _whitened_covariance(self, stats: GaussianMixtureStats, delta: Array) -> Array:
-        """Return the new covariances as the old factors see them: L⁻¹ Σ' L⁻ᵀ."""
-        shape, n, reference = self.shape, stats.sum_w, stats.reference
-        d = delta.shape[1]
-        scatter = stats.sum_wyy - shape.cross(n[:, None] * delta, delta)
-        if self.prior is not None:
-            a = np.full(len(n), stats.weight**-0.5)
-            scatter = scatter + shape.spread(n) * shape.gram(
-                shape.compose(reference.whitening, self.prior.floor)
-            )
-            pull = shape.gram(shape.compose(reference.whitening, self.prior.scale))
-            return np.asarray((scatter + shape.spread(2 * a) * pull) / shape.spread(n + 2 * a))
-        kept = shape.spread(np.where(n > 0, n, 1.0))
-        inner = np.where(shape.spread(n) > 0, scatter / kept, shape.identity(d))
-        if self.reg_covar == "auto":
-            return inner
-        return np.asarray(inner + float(self.reg_covar) * shape.gram(reference.whitening))
+    def _conjugate(self, stats: GaussianMixtureStats) -> ConjugatePrior:
+        """Return the prior on these rows in conjugate form, of no weight where there is none."""
+        if isinstance(self.prior, ConjugatePrior):
+            return self.prior
+        zero, identity = np.zeros(()), self.shape.identity(stats.sum_wy.shape[1])
+        if self.prior is None:
+            added = 0.0 if self.reg_covar == "auto" else float(self.reg_covar)
+            return ConjugatePrior(0.0, zero, 0.0, 0.0 * identity, np.sqrt(added) * identity, zero)
+        pulls = 2 * stats.weight**-0.5
+        return ConjugatePrior(0.0, zero, pulls, np.sqrt(pulls) * self.prior.scale, self.prior.floor, zero)
 
     def expected_log_joint(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
         """Return Q(θ) = E log p(x, z; θ) from statistics alone, in nats: linear in them.
@@ -277,20 +283,16 @@ class GaussianMixtureModel:
         """Return a length for each column, (d,)."""
         if self.prior is None:
             return np.ones(d)
-        scale = self.prior.scale
-        return np.sqrt((scale**2).sum(axis=1)) if scale.ndim == 2 else np.broadcast_to(scale, (d,))
+        variances = np.atleast_1d(self.prior.scale**2)
+        if self.covariance_type in ("full", "tied"):
+            variances = variances.sum(axis=1)
+        return np.sqrt(np.broadcast_to(variances, (d,)))
 
     def log_prior(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
-        """Return the log-prior of ``params`` in nats, up to a constant; 0 without a penalty."""
+        """Return the log-prior of ``params`` in nats, up to a constant; 0 without one."""
         if self.prior is None:
             return 0.0
-        k, d = params.means.shape
-        pull, floor = (
-            self.shape.trace(self.shape.gram(self.shape.compose(params.whitening, factor)), k, d)
-            for factor in (self.prior.scale, self.prior.floor)
-        )
-        penalty = stats.weight**-0.5 * np.sum(pull + self.shape.log_det(params.cholesky, k, d))
-        return float(-penalty - 0.5 * (stats.sum_w @ floor))
+        return self._conjugate(stats).log_density(params, stats.sum_w)
 
     def diagnose(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> Iterator[Event]:
         """Yield an event for each component that has just lost its last row's worth of responsibility."""
