@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,6 +193,13 @@ class BayesianGaussianMixture(GaussianMixture):
         """Ψ₀: (d, d), (d,) or () by covariance type."""
         model = self._fitted_model()
         return np.asarray(model.shape.gram(model.prior.scale))
+
+    def adapt(self, X: Any, **keywords: Any) -> Self:
+        """Refuse: the priors here are one for all components."""
+        raise InputError(
+            f"{type(self).__name__}: adapt is for GaussianMixture, whose components can have priors of their "
+            "own. Set mean_prior and covariance_prior instead."
+        )
 
     def _prior_type(self, arrays: dict[str, Any]) -> type[Any]:
         return NormalWishart

@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 
 from streamem.convergence import Callback
 from streamem.errors import InputError
-from streamem.estimators.fitting import as_generator
+from streamem.estimators.fitting import as_generator, fit
 from streamem.estimators.mixture import MixtureEstimator
 from streamem.initialization import METHODS
 from streamem.models.covariance import COVARIANCES, Array, CovariancePrior
-from streamem.models.gaussian_mixture import GaussianMixtureModel, GaussianMixtureParams, GaussianMixtureStats
+from streamem.models.gaussian_mixture import (
+    PARAMETERS,
+    GaussianMixtureModel,
+    GaussianMixtureParams,
+    GaussianMixtureStats,
+)
 from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart
 from streamem.persistence import Archive, write_archive
 
@@ -49,6 +54,9 @@ class GaussianMixture(MixtureEstimator):
         ``"fraley-raftery"``: the conjugate prior of Fraley & Raftery (2007), scaled to the rows, or a
         `NormalInverseWishart` of your own; the fit is then the mode of the posterior, and the prior takes the
         place of ``reg_covar="auto"``.
+    fixed
+        Which of ``"weights"``, ``"means"``, ``"covariances"`` stay where the fit starts: at ``weights_init``
+        and so on where given.
     max_iter
         Passes at most; the first pass, which samples the rows, is not counted.
     n_init
@@ -113,6 +121,7 @@ class GaussianMixture(MixtureEstimator):
         tol: float = 1e-6,
         reg_covar: float | Literal["auto"] = "auto",
         prior: Literal["fraley-raftery"] | NormalInverseWishart | None = None,
+        fixed: Iterable[str] = (),
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str | NDArray[Any] = "kmeans",
@@ -133,6 +142,7 @@ class GaussianMixture(MixtureEstimator):
         self.tol = tol
         self.reg_covar = reg_covar
         self.prior = prior
+        self.fixed = fixed
         self.max_iter = max_iter
         self.n_init = n_init
         self.init_params = init_params
@@ -151,6 +161,7 @@ class GaussianMixture(MixtureEstimator):
     def _model(self, fitted: bool = True) -> Any:
         check_settings(self)
         _check_prior(self)
+        _check_parameters("fixed", self.fixed)
         _check_start(self)
         if fitted:
             check_same_shape(self, self.params_)
@@ -166,6 +177,7 @@ class GaussianMixture(MixtureEstimator):
             self.model_.prior if fitted else None,
             self.precision,
             NormalInverseWishart() if isinstance(self.prior, str) else self.prior,
+            tuple(self.fixed),
         )
 
     @property
@@ -197,6 +209,65 @@ class GaussianMixture(MixtureEstimator):
     def _estimates(self) -> GaussianMixtureParams:
         params: GaussianMixtureParams = self._fitted()
         return params
+
+    def adapt(
+        self,
+        X: Any,
+        *,
+        relevance_factor: float = 16.0,
+        parameters: Iterable[str] = ("means",),
+        sample_weight: Any = None,
+        scheduler: str | None = None,
+        client: Any = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Self:
+        """Return a copy adapted to other rows, held to the estimates by ``relevance_factor`` rows each.
+
+        What few rows support stays as it was; what many support follows them. EM on the rows' likelihood plus
+        that prior, from these estimates, until ``tol`` or ``max_iter``; the original stays as it is.
+
+        Parameters
+        ----------
+        X
+            (n, d) rows of any source, with the columns of the fit.
+        relevance_factor
+            ρ > 0: a component with n rows moves by n/(n + ρ) of the way (Reynolds, Quatieri & Dunn 2000).
+        parameters
+            Which of ``"weights"``, ``"means"``, ``"covariances"`` adapt; the others stay.
+        sample_weight, scheduler, client, callbacks
+            As in `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np, streamem as sem
+        >>> x = np.random.default_rng(0).normal(size=(1000, 1))
+        >>> world = sem.GaussianMixture(1, random_state=0).fit(x)
+        >>> own = world.adapt(np.full((16, 1), 4.0), relevance_factor=16)
+        >>> (own.means_ - world.means_).round(1), (own.covariances_ == world.covariances_).all()
+        (array([[2.]]), np.True_)
+        """
+        _check_parameters("parameters", parameters)
+        if not (isinstance(relevance_factor, Real) and 0 < float(relevance_factor) < np.inf):
+            raise InputError(f"relevance_factor: expected a number > 0, got {relevance_factor!r}.")
+        params = self._estimates()
+        adapted = type(self)(**self.get_params())
+        result = fit(
+            self._fitted_model().adapting(params, float(relevance_factor), tuple(parameters)),
+            X,
+            params,
+            sample_weight=sample_weight,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            acceleration=self.acceleration,
+            memory_limit=self.memory_limit,
+            scheduler=scheduler,
+            client=client,
+            callbacks=(*self.callbacks, *callbacks),
+            verbose=self.verbose,
+        )
+        adapted._take(result)
+        adapted._warn(result.status)
+        return adapted
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.int64]]:
         """Return ``n_samples`` rows drawn from the mixture, (n, d), and their components, (n,), in order."""
@@ -233,15 +304,16 @@ class GaussianMixture(MixtureEstimator):
             for name, value in self.get_params().items()
             if value is None or isinstance(value, str | int | float)
         }
+        model = self._fitted_model()
         settings |= {"n_components": len(params.weights), "covariance_type": params.covariance_type}
         arrays = _arrays("", params) | {"lower_bounds": np.asarray(getattr(self, "lower_bounds_", []))}
         if self.stats_ is not None:
             arrays |= {name: np.asarray(getattr(self.stats_, name)) for name in STATS_FIELDS}
             arrays |= _arrays("reference_", self.stats_.reference, GaussianMixtureParams)
-        prior = self._fitted_model().prior
-        if prior is not None:
-            arrays |= _arrays("prior_", prior)
-        header = {"settings": settings, "converged": bool(getattr(self, "converged_", False))}
+        if model.prior is not None:
+            arrays |= _arrays("prior_", model.prior)
+        fixed = list(getattr(model, "fixed", ()))
+        header = {"settings": settings, "fixed": fixed, "converged": bool(getattr(self, "converged_", False))}
         return write_archive(path, Archive(type(self).__name__, header, arrays))
 
     @classmethod
@@ -262,6 +334,8 @@ class GaussianMixture(MixtureEstimator):
         if "prior_scale" in arrays:
             prior = _restored(self._prior_type(arrays), "prior_", arrays)
         self.model_ = replace(self._model(fitted=False), prior=prior)
+        if archive.header.get("fixed"):
+            self.model_ = replace(self.model_, fixed=tuple(archive.header["fixed"]))
         self.converged_ = archive.header["converged"]
         self.lower_bounds_ = arrays["lower_bounds"].tolist()
         self.n_iter_ = len(self.lower_bounds_)
@@ -329,6 +403,12 @@ def _check_prior(gm: GaussianMixture) -> None:
             f'reg_covar: expected "auto" beside a prior, which takes its place, got {gm.reg_covar!r}. Leave '
             "one of them out."
         )
+
+
+def _check_parameters(name: str, chosen: Iterable[str]) -> None:
+    """Refuse names that are no parameters."""
+    if isinstance(chosen, str) or not set(chosen) <= set(PARAMETERS):
+        raise InputError(f"{name}: expected some of {', '.join(map(repr, PARAMETERS))}, got {chosen!r}.")
 
 
 def _check_start(gm: GaussianMixture) -> None:

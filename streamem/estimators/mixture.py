@@ -106,9 +106,13 @@ class MixtureEstimator(Parameterised):
             verbose=self.verbose,
         )
         self._take(result)
-        if result.status not in (Status.CONVERGED, Status.CALLBACK):
-            warnings.warn(result.status.value, ConvergenceWarning, stacklevel=2)
+        self._warn(result.status)
         return self
+
+    def _warn(self, status: Status) -> None:
+        """Say to the caller's caller that a fit did not converge."""
+        if status not in (Status.CONVERGED, Status.CALLBACK):
+            warnings.warn(status.value, ConvergenceWarning, stacklevel=3)
 
     def _take(self, result: FitResult[Any]) -> None:
         """Take over what a fit reached."""

@@ -26,8 +26,9 @@ from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart
 from streamem.models.summary import DataSummary
 from streamem.protocols import Rows
 
-__all__ = ["GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
+__all__ = ["PARAMETERS", "GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
 
+PARAMETERS = ("weights", "means", "covariances")
 MOST_LOG_DET = 1e4  # beyond, a proposal is no parameters
 MOST_AMPLIFIED = 1e3  # float32 leaves four digits of y then
 ROUNDING: dict[type[np.floating[Any]], float] = {np.float32: 1e-6, np.float64: 1e-9}
@@ -64,6 +65,8 @@ class GaussianMixtureModel:
     """What the kernels compute in; "auto" is the rows' own, as long as the covariances allow it."""
     conjugate: NormalInverseWishart | None = None
     """Settings of a prior whose mode the M-step takes."""
+    fixed: tuple[str, ...] = ()
+    """Which of `PARAMETERS` stay where the fit starts."""
 
     @property
     def shape(self) -> Covariance:
@@ -114,10 +117,10 @@ class GaussianMixtureModel:
 
     def from_responsibilities(self, sample: Rows, resp: Array) -> GaussianMixtureParams:
         """Return the M-step for given responsibilities (n, k): an E-step whose q someone else chose."""
-        unit = self.yardstick(sample)
+        unit, free = self.yardstick(sample), replace(self, fixed=())
         # Twice: far apart or ill-conditioned components are better measured from themselves.
-        rough = self.m_step(unit, self.given(unit, sample, resp))
-        return self.m_step(rough, self.given(rough, sample, resp))
+        rough = free.m_step(unit, self.given(unit, sample, resp))
+        return free.m_step(rough, self.given(rough, sample, resp))
 
     def yardstick(self, sample: Rows) -> GaussianMixtureParams:
         """Return round components at the mean of the sample, to measure its moments from."""
@@ -211,22 +214,21 @@ class GaussianMixtureModel:
         """Return argmax_θ Q(θ, θ_t) (plus log-prior), in closed form.
 
         With n = Σr, δ = Σry/n in whitened units: π = n/Σn, μ' = μ + Lδ, L' = L chol(Σryyᵀ/n − δδᵀ); a prior
-        counts as further rows. Without one, a component without support keeps its mean and has weight 0.
+        counts as further rows. Without one, a component without support keeps its mean and has weight 0. What
+        is ``fixed`` is as in ``params``, and covariances are then about those means.
         """
-        shape, reference, prior = self.shape, stats.reference, self._conjugate(stats)
+        prior = self._conjugate(stats)
+        weights = params.weights if "weights" in self.fixed else prior.weights(stats.sum_w)
+        means = params.means if "means" in self.fixed else prior.means(stats)
+        if "covariances" in self.fixed:
+            return replace(params, weights=weights, means=means)
+        shape, reference = self.shape, stats.reference
+        scatter = prior.scatter(stats, params.means if "means" in self.fixed else None)
         counts = stats.sum_w + prior.degrees
         kept = shape.spread(np.where(counts > 0, counts, 1.0))
-        inner = np.where(
-            shape.spread(counts) > 0, prior.scatter(stats) / kept, shape.identity(stats.sum_wy.shape[1])
-        )
+        inner = np.where(shape.spread(counts) > 0, scatter / kept, shape.identity(means.shape[1]))
         cholesky = shape.compose(reference.cholesky, shape.root(inner))
-        return GaussianMixtureParams(
-            self.covariance_type,
-            prior.weights(stats.sum_w),
-            prior.means(stats),
-            cholesky,
-            shape.invert(cholesky),
-        )
+        return GaussianMixtureParams(self.covariance_type, weights, means, cholesky, shape.invert(cholesky))
 
     def _conjugate(self, stats: GaussianMixtureStats) -> ConjugatePrior:
         """Return the prior on these rows in conjugate form, of no weight where there is none."""
@@ -275,18 +277,44 @@ class GaussianMixtureModel:
         finite = all(np.all(np.isfinite(part)) for part in (weights, means, cholesky))
         if not finite or not np.all(np.abs(self.shape.log_det(cholesky, k, d)) < MOST_LOG_DET):
             return None
-        return GaussianMixtureParams(
-            self.covariance_type, weights / weights.sum(), means, cholesky, self.shape.invert(cholesky)
+        whitening = self.shape.invert(cholesky)
+        params = GaussianMixtureParams(
+            self.covariance_type, weights / weights.sum(), means, cholesky, whitening
         )
+        return self._holding(params, like)
+
+    def _holding(self, params: GaussianMixtureParams, held: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Return the parameters with what is fixed as ``held`` has it."""
+        names = {name: (name,) for name in PARAMETERS} | {"covariances": ("cholesky", "whitening")}
+        parts = [part for name in self.fixed for part in names[name]]
+        return replace(params, **{part: getattr(held, part) for part in parts})
+
+    def adapting(
+        self, params: GaussianMixtureParams, relevance_factor: float, parameters: tuple[str, ...]
+    ) -> GaussianMixtureModel:
+        """Return the model whose prior holds each component to ``params`` by ``relevance_factor`` rows.
+
+        Its M-step for those of ``parameters``: μ' = (n x̄ + ρ μ)/(n + ρ),
+        Σ' + μ'μ'ᵀ = (Σ r x xᵀ + ρ (Σ + μ μᵀ))/(n + ρ) (Reynolds, Quatieri & Dunn 2000, eqs. 12-14), and
+        π' = (n + ρ k π)/(N + ρ k) (Gauvain & Lee 1994: the rule of the former for weights maximises nothing).
+        """
+        rho, k = relevance_factor, len(params.weights)
+        fixed = tuple(name for name in PARAMETERS if name not in parameters)
+        factor, zero = params.cholesky, np.zeros(())
+        prior = ConjugatePrior(
+            rho, params.means, rho, np.sqrt(rho) * factor, zero * factor, rho * k * params.weights
+        )
+        return replace(self, prior=prior, fixed=fixed, reg_covar="auto")
 
     def _units(self, d: int) -> Array:
         """Return a length for each column, (d,)."""
         if self.prior is None:
             return np.ones(d)
-        variances = np.atleast_1d(self.prior.scale**2)
-        if self.covariance_type in ("full", "tied"):
-            variances = variances.sum(axis=1)
-        return np.sqrt(np.broadcast_to(variances, (d,)))
+        squares = self.prior.scale**2
+        if self.covariance_type != "diag":
+            squares = squares.sum(axis=-1) if self.covariance_type in ("full", "tied") else squares[..., None]
+        variances = squares.reshape(-1, squares.shape[-1]).mean(axis=0)
+        return np.asarray(np.sqrt(np.broadcast_to(variances, (d,))))
 
     def log_prior(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
         """Return the log-prior of ``params`` in nats, up to a constant; 0 without one."""
@@ -304,5 +332,6 @@ class GaussianMixtureModel:
 
     def n_parameters(self, n_features: int) -> int:
         """Return the number of free parameters."""
-        k = self.n_components
-        return k - 1 + k * n_features + self.shape.count(k, n_features)
+        k, d = self.n_components, n_features
+        counts = {"weights": k - 1, "means": k * d, "covariances": self.shape.count(k, d)}
+        return sum(count for name, count in counts.items() if name not in self.fixed)

@@ -192,6 +192,11 @@ def test_settings__that_are_no_prior_are_refused(settings, message):
         sem.BayesianGaussianMixture(2, **settings).fit(X)
 
 
+def test_adapt__is_refused():
+    with pytest.raises(sem.InputError, match="adapt is for GaussianMixture"):
+        fit(max_iter=2).adapt(X)
+
+
 def test_bic__is_refused():
     with pytest.raises(sem.InputError, match="Compare lower_bound_"):
         fit(max_iter=2).bic()
