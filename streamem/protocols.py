@@ -59,6 +59,11 @@ class Rows:
         """The sum of the sample weights."""
         return float(len(self.x)) if self.weight is None else float(self.weight.sum())
 
+    @property
+    def total_squared_weight(self) -> float:
+        """The sum of the squares of the sample weights."""
+        return float(len(self.x)) if self.weight is None else float(self.weight @ self.weight)
+
 
 class Buffer:
     """Memory that successive loads on one thread reuse, so that a pass allocates no block twice.

@@ -325,7 +325,9 @@ class GaussianMixture(MixtureEstimator):
         stats = None
         if "sum_w" in arrays:
             values: dict[str, Any] = {
-                name: arrays[name] if name.startswith("sum") else arrays[name].item() for name in STATS_FIELDS
+                name: arrays[name] if name.startswith("sum") else arrays[name].item()
+                for name in STATS_FIELDS
+                if name in arrays  # older files lack the last
             }
             reference = self._restored_params(GaussianMixtureParams, "reference_", arrays)
             stats = GaussianMixtureStats(reference, **values)
@@ -363,7 +365,10 @@ def _restored(kind: type[Any], prefix: str, arrays: dict[str, Any], **derived: A
 
 
 DERIVED = ("covariance_type", "whitening")
-STATS_FIELDS = ("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy", "rounding")
+STATS_FIELDS = (
+    *("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy", "rounding"),
+    "weight_squares",
+)
 
 
 def check_settings(gm: GaussianMixture) -> None:

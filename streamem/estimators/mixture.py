@@ -11,7 +11,7 @@ import functools
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,13 +216,25 @@ class MixtureEstimator(Parameterised):
         self._adopt(self._fitted_model().m_step(self._fitted(), stats), stats)
         return self
 
-    def bic(self, X: Any = None) -> float:
-        """Return −2ℓ + p log n with n the total weight; lower is better.
+    def bic(self, X: Any = None, *, effective: Literal["weight", "kish"] = "weight") -> float:
+        """Return −2ℓ + p log n; lower is better.
+
+        n is the total weight Σ w, right where a weight of 2 is a row seen twice. Weights that only say how
+        much a row should count have no scale; ``effective="kish"`` scales them, in ℓ as in n, to the number
+        of equal rows that would tell as much, (Σ w)²/Σ w² (Kish 1965, section 11.7).
 
         Without ``X``, of the fitted rows and without another pass: exact for a converged fit; otherwise of
         the parameters that entered the last pass, which the estimates improve on.
         """
-        return self._criteria(X).bic
+        stats = self._stats(X)
+        if effective == "weight":
+            return Criteria.of(stats, self._count()).bic
+        if effective != "kish":
+            raise InputError(f'effective: expected "weight" or "kish", got {effective!r}.')
+        squares = getattr(stats, "weight_squares", np.nan)
+        if not np.isfinite(squares):
+            raise InputError("effective: the squares of the weights of these rows are not known. Pass X.")
+        return Criteria.of(stats.scaled(stats.weight / squares), self._count()).bic
 
     def aic(self, X: Any = None) -> float:
         """Return −2ℓ + 2p; lower is better. See `bic` for ``X``."""

@@ -208,6 +208,7 @@ class GaussianMixtureModel:
             sums.sum_wy,
             sums.sum_wyy / columns,
             ROUNDING[dtype],
+            weight_squares=rows.total_squared_weight,
         )
 
     def m_step(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> GaussianMixtureParams:

@@ -92,6 +92,8 @@ class GaussianMixtureStats:
     """Σ w r y yᵀ in natural shape: tied, summed over components; diag, squares; spherical, their mean."""
     rounding: float = 0.0
     """Relative rounding of the log-likelihood, by what the kernels computed in."""
+    weight_squares: float = np.nan
+    """Σ w²: with equal weights (Σ w)²/Σ w² is the number of rows. NaN where it is not known."""
 
     def merge(self, other: GaussianMixtureStats) -> GaussianMixtureStats:
         """Return the statistics of both sets of rows; those at other parameters are re-referenced first."""
@@ -106,6 +108,7 @@ class GaussianMixtureStats:
             self.sum_wy + other.sum_wy,
             self.sum_wyy + other.sum_wyy,
             max(self.rounding, other.rounding),
+            self.weight_squares + other.weight_squares,
         )
 
     def scaled(self, factor: float) -> GaussianMixtureStats:
@@ -113,6 +116,7 @@ class GaussianMixtureStats:
         return replace(
             self,
             weight=factor * self.weight,
+            weight_squares=factor**2 * self.weight_squares,
             log_likelihood=factor * self.log_likelihood,
             entropy=factor * self.entropy,
             sum_w=factor * self.sum_w,

@@ -444,3 +444,27 @@ def test_estimator__has_scikit_learns_manners():
     assert clone.get_params() == gm.get_params()
     np.testing.assert_array_equal(gm.fit_predict(X), clone.fit(X).predict(X))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(gm)).means_, gm.means_)
+
+
+def test_bic__at_the_effective_sample_size():
+    """−2 n̄ ℓ/Σw + p log n̄ with n̄ = (Σw)²/Σw², whatever the scale of the weights."""
+    gm = sem.GaussianMixture(2, random_state=0, max_iter=500).fit(X, sample_weight=WEIGHT)
+    size = WEIGHT.sum() ** 2 / (WEIGHT**2).sum()
+    assert size < len(X)
+    mean = (WEIGHT @ gm.score_samples(X)) / WEIGHT.sum()
+    expected = -2 * size * mean + 19 * np.log(size)
+    assert gm.bic(effective="kish") == pytest.approx(expected, rel=1e-9)
+    scaled = sem.GaussianMixture(2, random_state=0, warm_start=True, max_iter=500)
+    scaled.params_, scaled.model_ = gm.params_, gm.model_
+    scaled.fit(X, sample_weight=7 * WEIGHT)
+    assert scaled.bic(effective="kish") == pytest.approx(expected, rel=1e-3)
+    assert scaled.bic() == pytest.approx(7 * gm.bic(), rel=1e-2)
+
+
+def test_bic__of_equal_rows_is_the_same_either_way(tmp_path):
+    gm = sem.GaussianMixture(2, random_state=0, max_iter=500).fit(X)
+    assert gm.bic(effective="kish") == gm.bic()
+    assert gm.bic(X, effective="kish") == gm.bic(X)
+    assert sem.load(gm.save(tmp_path / "m.npz")).bic(effective="kish") == gm.bic()
+    with pytest.raises(sem.InputError, match="effective: expected"):
+        gm.bic(effective="rows")
