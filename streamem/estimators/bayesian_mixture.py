@@ -7,6 +7,7 @@ in `streamem.models.bayesian_mixture`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -137,7 +138,7 @@ class BayesianGaussianMixture(GaussianMixture):
         if fitted:
             check_same_shape(self, self.params_)
         start = self.init_params
-        return BayesianGaussianMixtureModel(
+        model = BayesianGaussianMixtureModel(
             self.n_components,
             self.covariance_type,
             self.weight_concentration_prior_type,
@@ -149,8 +150,9 @@ class BayesianGaussianMixture(GaussianMixture):
             self.reg_covar,
             start if isinstance(start, str) else np.asarray(start),
             self.precision,
-            self.model_.prior if fitted else None,
         )
+        same = fitted and all(_same(getattr(model, name), getattr(self.model_, name)) for name in OF_PRIOR)
+        return replace(model, prior=self.model_.prior) if same else model
 
     @property
     def weight_concentration_(self) -> Array | tuple[Array, Array]:
@@ -212,6 +214,17 @@ class BayesianGaussianMixture(GaussianMixture):
             f"{type(self).__name__}: BIC, AIC and ICL are for maximum likelihood. Compare lower_bound_: it "
             "accounts for the parameters already."
         )
+
+
+OF_PRIOR = (
+    *("mean_precision_prior", "mean_prior", "degrees_of_freedom_prior", "covariance_prior"),
+    "reg_covar",
+)
+"""What the prior of means and covariances comes from, beside the rows."""
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def _check_prior(bgm: BayesianGaussianMixture) -> None:

@@ -28,7 +28,7 @@ from streamem.models.gaussian_mixture import (
     GaussianMixtureParams,
     GaussianMixtureStats,
 )
-from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart
+from streamem.models.normal_wishart import FRALEY_RAFTERY, ConjugatePrior, NormalInverseWishart
 from streamem.persistence import Archive, write_archive
 
 __all__ = ["GaussianMixture"]
@@ -166,6 +166,8 @@ class GaussianMixture(MixtureEstimator):
         if fitted:
             check_same_shape(self, self.params_)
         start = self.init_params
+        conjugate = FRALEY_RAFTERY if isinstance(self.prior, str) else self.prior
+        same = fitted and self.reg_covar == "auto" and conjugate is self.model_.conjugate
         return GaussianMixtureModel(
             self.n_components,
             self.covariance_type,
@@ -174,9 +176,9 @@ class GaussianMixture(MixtureEstimator):
             self.weights_init,
             self.means_init,
             self.precisions_init,
-            self.model_.prior if fitted else None,
+            self.model_.prior if same else None,
             self.precision,
-            NormalInverseWishart() if isinstance(self.prior, str) else self.prior,
+            conjugate,
             tuple(self.fixed),
         )
 
@@ -302,7 +304,7 @@ class GaussianMixture(MixtureEstimator):
         settings = {
             name: value
             for name, value in self.get_params().items()
-            if value is None or isinstance(value, str | int | float)
+            if value is None or isinstance(value, str | int | float) or _are_names(value)
         }
         model = self._fitted_model()
         settings |= {"n_components": len(params.weights), "covariance_type": params.covariance_type}
@@ -319,7 +321,9 @@ class GaussianMixture(MixtureEstimator):
     @classmethod
     def from_archive(cls, archive: Archive) -> Self:
         """Return the estimator that a model file holds."""
-        self = cls(**archive.header["settings"])
+        stored = archive.header["settings"]
+        settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stored.items()}
+        self = cls(**settings)
         arrays = archive.arrays
 
         stats = None
@@ -350,6 +354,10 @@ class GaussianMixture(MixtureEstimator):
     def _restored_params(self, kind: type[Any], prefix: str, arrays: dict[str, Any]) -> Any:
         whitening = COVARIANCES[self.covariance_type].invert(arrays[prefix + "cholesky"])
         return _restored(kind, prefix, arrays, covariance_type=self.covariance_type, whitening=whitening)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
 
 
 def _arrays(prefix: str, record: Any, kind: Any = None) -> dict[str, NDArray[Any]]:

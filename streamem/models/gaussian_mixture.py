@@ -235,12 +235,13 @@ class GaussianMixtureModel:
         """Return the prior on these rows in conjugate form, of no weight where there is none."""
         if isinstance(self.prior, ConjugatePrior):
             return self.prior
-        zero, identity = np.zeros(()), self.shape.identity(stats.sum_wy.shape[1])
+        anywhere, zero = stats.reference.means, np.zeros(())
         if self.prior is None:
+            identity = self.shape.identity(anywhere.shape[1])
             added = 0.0 if self.reg_covar == "auto" else float(self.reg_covar)
-            return ConjugatePrior(0.0, zero, 0.0, 0.0 * identity, np.sqrt(added) * identity, zero)
+            return ConjugatePrior(0.0, anywhere, 0.0, 0.0 * identity, np.sqrt(added) * identity, zero)
         pulls = 2 * stats.weight**-0.5
-        return ConjugatePrior(0.0, zero, pulls, np.sqrt(pulls) * self.prior.scale, self.prior.floor, zero)
+        return ConjugatePrior(0.0, anywhere, pulls, np.sqrt(pulls) * self.prior.scale, self.prior.floor, zero)
 
     def expected_log_joint(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
         """Return Q(θ) = E log p(x, z; θ) from statistics alone, in nats: linear in them.

@@ -19,6 +19,7 @@ from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianM
 from streamem.models.summary import DataSummary
 
 __all__ = [
+    "FRALEY_RAFTERY",
     "ConjugatePrior",
     "NormalInverseWishart",
     "NormalWishart",
@@ -181,7 +182,7 @@ class NormalInverseWishart:
         zero = np.zeros_like(rows.floor)
         shrunk = unbiased(summary) * k ** (-2 / d)
         if self.scale is not None:
-            scale, floor = np.sqrt(share) * root_of(self.scale, "scale"), zero
+            scale, floor = np.sqrt(share) * root_of(self.scale, "prior.scale"), zero
             expected = rows.scale.shape if matrix else ()
             if scale.shape != expected:
                 raise InputError(f"prior.scale: expected shape {expected}, got {scale.shape}.")
@@ -220,6 +221,9 @@ class NormalInverseWishart:
             )
         if self.mean is not None and not np.all(np.isfinite(self.mean)):
             raise InputError(f"prior.mean: expected finite numbers, got {self.mean!r}.")
+
+
+FRALEY_RAFTERY = NormalInverseWishart()
 
 
 def unbiased(summary: DataSummary) -> float:

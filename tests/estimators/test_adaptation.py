@@ -65,6 +65,10 @@ def test_model_file__holds_what_is_fixed(tmp_path):
     assert again.bic() == own.bic()
     np.testing.assert_array_equal(again.update(stats).means_, own.update(stats).means_)
     np.testing.assert_array_equal(again.covariances_, world.covariances_)
+    held = sem.GaussianMixture(3, fixed=("weights",), random_state=0, max_iter=500).fit(X)
+    again = sem.load(held.save(tmp_path / "held.npz"))
+    assert again.get_params() == held.get_params()
+    assert again.bic() == held.bic()
 
 
 @pytest.mark.parametrize(

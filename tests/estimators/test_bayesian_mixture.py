@@ -175,6 +175,9 @@ def test_warm_start__goes_on_with_the_same_prior():
     with pytest.warns(sem.ConvergenceWarning):
         bgm.fit(X[:1000])
     np.testing.assert_array_equal(bgm.mean_prior_, prior)
+    with pytest.warns(sem.ConvergenceWarning):
+        bgm.set_params(mean_prior=np.ones(2)).fit(X[:1000])
+    np.testing.assert_array_equal(bgm.mean_prior_, np.ones(2))
 
 
 @pytest.mark.parametrize(

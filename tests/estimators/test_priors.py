@@ -66,3 +66,12 @@ def test_model_file__holds_the_prior(tmp_path, covariance_type):
 def test_settings__that_are_no_prior_are_refused(settings, message):
     with pytest.raises(sem.InputError, match=message):
         sem.GaussianMixture(2, **settings).fit(X)
+
+
+def test_warm_start__takes_up_another_prior():
+    gm = sem.GaussianMixture(2, random_state=0, max_iter=500, warm_start=True).fit(X)
+    before = gm.covariances_
+    strong = sem.NormalInverseWishart(degrees_of_freedom=1e5, scale=np.eye(2))
+    gm.set_params(prior=strong).fit(X)
+    assert np.all(np.linalg.det(gm.covariances_) < 0.01 * np.linalg.det(before))
+    assert gm.set_params(prior=None).fit(X).covariances_ == pytest.approx(before, rel=1e-2)
