@@ -25,6 +25,7 @@ logging.getLogger("streamem").addHandler(logging.NullHandler())  # silent unless
 _EXPORTS = {
     "BayesianGaussianMixture": "streamem.estimators",
     "Callback": "streamem.convergence",
+    "ClusterError": "streamem.errors",
     "ConvergenceWarning": "streamem.errors",
     "DegenerateComponentError": "streamem.errors",
     "FitResult": "streamem.convergence",
@@ -47,6 +48,7 @@ _EXPORTS = {
 __all__ = [
     "BayesianGaussianMixture",
     "Callback",
+    "ClusterError",
     "ConvergenceWarning",
     "DegenerateComponentError",
     "FitResult",
@@ -82,6 +84,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from streamem.convergence import Callback, FitResult, Status
     from streamem.errors import (
+        ClusterError,
         ConvergenceWarning,
         DegenerateComponentError,
         InputError,

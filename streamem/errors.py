@@ -7,6 +7,7 @@ derives from the built-in exception a caller would have caught without knowing t
 from __future__ import annotations
 
 __all__ = [
+    "ClusterError",
     "ConvergenceWarning",
     "DegenerateComponentError",
     "InputError",
@@ -33,6 +34,10 @@ class NonFiniteError(InputError):
 
 class SourceError(StreamEMError, OSError):
     """A block could not be read, or a result could not be written."""
+
+
+class ClusterError(StreamEMError, RuntimeError):
+    """A cluster that cannot do the work: no scheduler, no workers, other versions, workers that die."""
 
 
 class ModelFileError(StreamEMError, ValueError):

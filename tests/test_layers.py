@@ -19,9 +19,12 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "kernels": (set(), {"numpy", "numba", "llvmlite"}),
     "initialization": ({"protocols", "kernels", "errors"}, {"numpy"}),
     "models": ({"kernels", "initialization", "protocols", "convergence", "errors"}, {"numpy", "scipy"}),
-    "reduce": ({"protocols", "errors"}, {"numpy", "dask", "distributed", "threadpoolctl"}),
+    "retries": ({"errors"}, set()),
+    "cluster": ({"protocols", "errors"}, {"cloudpickle", "dask", "distributed"}),
+    "scheduling": ({"cluster", "protocols", "errors"}, {"dask", "threadpoolctl"}),
+    "reduce": ({"scheduling", "cluster", "retries", "protocols", "errors"}, {"numpy", "dask"}),
     "persistence": ({"protocols", "convergence", "errors"}, {"numpy"}),
-    "sources": ({"protocols", "errors"}, {"numpy", "zarr", "dask"}),
+    "sources": ({"protocols", "errors"}, {"numpy", "zarr", "dask", "distributed"}),
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr"}),
     "estimators": (
         BOTTOM

@@ -12,9 +12,10 @@ from dask.callbacks import Callback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamem import reduce
-from streamem.errors import InputError, MemoryLimitError
+from streamem import reduce, retries
+from streamem.errors import InputError, MemoryLimitError, SourceError
 from streamem.protocols import Rows
+from streamem.scheduling import Watch
 from streamem.sinks import open_sink
 
 
@@ -87,7 +88,7 @@ def test_tree__depends_on_the_blocks_alone(n_blocks, partitions):
     size = reduce.partition_size(n_blocks, partitions)
     blocks = FakeSource(n_blocks).blocks()
     nodes = [
-        reduce._fold(reduce._Run(blocks[i : i + size], reduce._Watch()), reduce._Opaque(trace))
+        reduce._fold(reduce._Run(blocks[i : i + size], Watch()), reduce._Opaque(trace))
         for i in range(0, n_blocks, size)
     ]
     assert reduce._tree(nodes, reduce._merge).stats.text == tree([str(i) for i in range(n_blocks)])
@@ -124,7 +125,7 @@ def test_fold__holds_no_more_statistics_than_the_tree_is_deep():
         peak = max(peak, alive)
         return Counted("")
 
-    reduce._fold(reduce._Run(FakeSource(256).blocks(), reduce._Watch()), reduce._Opaque(step))
+    reduce._fold(reduce._Run(FakeSource(256).blocks(), Watch()), reduce._Opaque(step))
     assert peak <= 9
 
 
@@ -226,3 +227,95 @@ def test_failed_pass__leaves_no_task_at_work(error):
     assert len(begun) == len(ended) + (error is ValueError)
     time.sleep(0.3)
     assert (len(begun), len(ended)) == at_return
+
+
+class Flaky(FakeSource):
+    """A source whose every n-th read fails."""
+
+    def __init__(self, n_blocks, every, error, attempts_seen):
+        super().__init__(n_blocks)
+        object.__setattr__(self, "how", (every, error, attempts_seen))
+
+    def blocks(self):
+        return [FlakyBlock(i, 3, self.how) for i in range(self.n_blocks)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FlakyBlock(FakeBlock):
+    how: tuple = ()
+
+    def load(self, buffer=None):
+        every, error, seen = self.how
+        seen.append(self.index)
+        if every and len(seen) % every == 0:
+            raise error
+        return super().load(buffer)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.0)
+
+
+GONE = ConnectionResetError("gone")
+
+
+def flaky_run(every, error=GONE):
+    seen = []
+    source = Flaky(100, every, error, seen)
+    return reduce.map_reduce(trace, source, reduce.Scheduler("synchronous", 1)).stats, seen
+
+
+def wrapped(cause):
+    error = SourceError("Block 3 (rows 9-12 of a store): could not be read.")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("error", [GONE, wrapped(TimeoutError("slow"))])
+def test_store__that_fails_every_twentieth_read_changes_nothing(impatient, caplog, error):
+    stats, seen = flaky_run(20, error)
+    assert stats.text == run(100, 1).text
+    assert len(seen) == 100 + 100 // 19
+    assert "trying again, 1 of 3" in caplog.text
+
+
+def test_store__that_goes_on_failing_is_an_error_that_names_the_block(impatient):
+    with pytest.raises(
+        SourceError, match=r"Block \d+ \(rows \d+-\d+\): ConnectionResetError: gone.*Tried 4 times"
+    ):
+        flaky_run(1)
+    with pytest.raises(SourceError, match=r"Block 3 \(rows 9-12 of a store\).*Tried 4 times"):
+        flaky_run(1, wrapped(TimeoutError("slow")))
+
+
+def test_retries__are_a_setting(impatient):
+    with dask.config.set({"streamem.retries": 0}), pytest.raises(SourceError, match="Tried 1 times"):
+        flaky_run(20)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("no"), InputError("bad rows"), wrapped(None), OSError(28, "No space left")]
+)
+def test_failures__that_are_for_good_are_not_tried_again(impatient, error):
+    seen = []
+    with pytest.raises(type(error)):
+        reduce.map_reduce(trace, Flaky(9, 1, error, seen), reduce.Scheduler("synchronous", 1))
+    assert len(seen) == 1
+
+
+def test_results__are_written_again_when_the_store_fails(impatient):
+    calls, written = [], []
+
+    class Sink:
+        chunk_rows = 3
+
+        def write(self, start, values):
+            calls.append(start)
+            if len(calls) % 5 == 0:
+                raise TimeoutError("slow")
+            written.append(start)
+
+    reduce.map_rows(lambda rows: rows.x[:, 0], FakeSource(20), Sink(), reduce.Scheduler("synchronous", 1))
+    assert sorted(written) == [3 * i for i in range(20)]
+    assert len(calls) == 24

@@ -6,6 +6,7 @@ is then an error and not the death of the process, and memory in use does not gr
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from dataclasses import dataclass
@@ -62,6 +63,21 @@ class FileArray:
             file.seek(self.offset + start * row_bytes)
             _read_fully(file, out)
         return out
+
+    def require_visible(self) -> None:
+        """Raise unless this process sees the file."""
+        try:
+            n_bytes = os.stat(self.path).st_size - self.offset
+            problem = (
+                None if n_bytes >= math.prod(self.shape) * self.dtype.itemsize else "it is shorter there"
+            )
+        except OSError as error:
+            problem = type(error).__name__
+        if problem:
+            raise SourceError(
+                f"{self.name}: a process that reads it does not see it at {self.path} ({problem}). Give an "
+                "absolute path that means the same on every worker."
+            )
 
     def portable(self, start: int, stop: int) -> FileArray:
         """Return the handle itself: a path is small."""

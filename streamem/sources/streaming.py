@@ -5,7 +5,8 @@ How a store is read is in its own file (an `ArrayHandle`); where blocks begin is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -59,6 +60,17 @@ class ArraySource:
         """Whether loads are views of rows that are in memory already."""
         return self.x.memory is not None and self.x.dtype == self.dtype
 
+    @property
+    def stores(self) -> tuple[Any, ...]:
+        """What a worker must see: places outside of this process, each with ``require_visible``."""
+        return tuple(array for array in (self.x, self.weight) if hasattr(array, "require_visible"))
+
+    @property
+    def client(self) -> Any:
+        """The client of the cluster that holds parts of the rows, if one does."""
+        futures = [f for array in (self.x, self.weight) for f in getattr(array, "futures", {}).values()]
+        return futures[0].client if futures else None
+
     def blocks(self) -> tuple[ArrayBlock, ...]:
         """Return all blocks, in row order."""
         return tuple(
@@ -89,6 +101,20 @@ class ArrayBlock:
         weight = None if self.weight is None else self.weight.portable(self.start, self.stop)
         x = self.x.portable(self.start, self.stop)
         return ArrayBlock, (self.index, self.start, self.stop, x, weight, self.dtype)
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """Futures of a cluster that the rows are made from."""
+        arrays: list[Any] = [array for array in (self.x, self.weight) if hasattr(array, "inputs")]
+        return tuple(future for array in arrays for future in array.inputs(self.start, self.stop))
+
+    def given(self, values: Mapping[Any, Any]) -> ArrayBlock:
+        """Return the block with the values of its ``inputs``, by key."""
+
+        def with_values(array: Any) -> Any:
+            return array.given(values) if hasattr(array, "given") else array
+
+        return replace(self, x=with_values(self.x), weight=with_values(self.weight))
 
     def __str__(self) -> str:
         return f"Block {self.index} (rows {self.start:,}-{self.stop:,} of {self.x.name})"

@@ -73,11 +73,15 @@ class ZarrArray:
     def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
         """Decode rows ``start:stop`` into ``out``."""
         assert out is not None
-        _require_visible(self.array, self.name)
+        self.require_visible()
         selection = (slice(start, stop), *(slice(None) for _ in self.shape[1:]))
         target = cpu.NDBuffer.from_numpy_array(out)
         self.array.get_basic_selection(selection, out=target, prototype=cpu.buffer_prototype)
         return out
+
+    def require_visible(self) -> None:
+        """Raise unless this process sees the store, looked up once: chunks it does not see read as zeros."""
+        _require_visible(self.array, self.name)
 
     def portable(self, start: int, stop: int) -> ArrayHandle:
         """Return the handle itself, or the rows where the store lives in this process."""
@@ -207,13 +211,13 @@ _visible: set[str] = set()
 
 
 def _require_visible(array: zarr.Array[Any], name: str) -> None:
-    """Raise unless this process sees the store, looked up once: chunks that it does not see read as zeros."""
+    """See `ZarrArray.require_visible`."""
     place = str(array.store_path)
     if place in _visible or _is_in_process(array.store):
         return
     try:
-        zarr.open_array(store=array.store, path=array.path, mode="r")
-        problem = None
+        found = zarr.open_array(store=array.store, path=array.path, mode="r")
+        problem = None if found.shape == array.shape else f"another one is there, of shape {found.shape}"
     except Exception as error:  # zarr's own do not travel back from a worker
         problem = type(error).__name__
     if problem:

@@ -106,8 +106,6 @@ def test_cluster__of_other_folders_reads_the_same_store_or_none(fitted, store, t
         np.testing.assert_array_equal(
             gm.means_, sem.GaussianMixture(3, random_state=0, tol=1e-3).fit(store).means_
         )
-        with pytest.raises(sem.InputError, match="persist"):
-            gm.fit(client.persist(dask.array.from_array(X, chunks=(500, 3))), client=client)
 
         def fail(event):
             if isinstance(event, PassProgress):

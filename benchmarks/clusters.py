@@ -1,0 +1,89 @@
+"""A Dask cluster in processes of its own, so that its scheduler and workers can die like anybody's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+class ClusterProcess:
+    """A scheduler, and worker processes that are started again when they die."""
+
+    def __init__(self, n_workers: int, processes: bool = True, threads: int = 1) -> None:
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, str(n_workers), str(int(processes)), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+
+    def scale(self, n_workers: int) -> None:
+        """Have so many workers from now on."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{n_workers}\n")
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe and pipe.close()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def cluster_process(n_workers: int, threads: int = 1) -> Iterator[tuple[ClusterProcess, Any]]:
+    """Yield such a cluster and a client of it."""
+    from distributed import Client
+
+    with (
+        contextlib.closing(ClusterProcess(n_workers, threads=threads)) as cluster,
+        Client(cluster.address, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(n_workers, timeout=120)
+        yield cluster, client
+
+
+def kill(client: Any, count: int = 1) -> None:
+    """Kill some workers as the system would."""
+    for pid in list(client.run(os.getpid).values())[:count]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def main(n_workers: int, processes: bool, threads: int) -> None:
+    """Run a cluster until standard input ends; a line there is a new number of workers."""
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(
+        n_workers=n_workers,
+        threads_per_worker=threads,
+        processes=processes,
+        protocol="tcp://",
+        dashboard_address=":0",
+    )
+    print(cluster.scheduler_address, flush=True)
+    for line in sys.stdin:
+        cluster.scale(int(line))
+    cluster.close(timeout=10)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2] == "1", int(sys.argv[3]))

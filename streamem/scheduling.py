@@ -1,0 +1,193 @@
+"""Where a pass runs: local threads or processes, this thread alone, or a Dask cluster.
+
+A `Scheduler` computes a graph of tasks and tells of each finished partition. What is peculiar to a cluster
+is in `streamem.cluster`; the tasks themselves are made in `streamem.reduce`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from dask.callbacks import Callback as DaskCallback
+from dask.system import CPU_COUNT
+
+from streamem import cluster
+from streamem.errors import ClusterError, InputError, MemoryLimitError
+from streamem.protocols import Source
+
+__all__ = ["LOCAL_SCHEDULERS", "Scheduler", "StoppedError", "Watch", "open_scheduler"]
+
+LOCAL_SCHEDULERS = ("threads", "synchronous", "processes")
+PARTITIONS_PER_WORKER = {
+    "threads": 32,
+    "synchronous": 128,
+    "processes": 16,
+}  # a task costs 0.1 ms: fine progress
+CLUSTER_PARTITIONS_PER_WORKER = 4  # a task costs 2 ms
+
+
+class StoppedError(Exception):
+    """Ends a task of a pass that has failed already; nobody sees it."""
+
+
+class Watch:
+    """Knows which tasks of a pass are at work in this process, and has them finish when it fails.
+
+    A failed or interrupted pass leaves threads in the middle of a block; files that they use must not be
+    closed, removed or, worse, reused under them.
+    """
+
+    def __init__(self) -> None:
+        self._condition, self._running, self.stopped = threading.Condition(), 0, False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None:
+            with self._condition:
+                self.stopped = True
+                self._condition.wait_for(lambda: self._running == 0)
+
+    @contextlib.contextmanager
+    def task(self) -> Iterator[None]:
+        """Count a task while it is at work."""
+        with self._condition:
+            if self.stopped:
+                raise StoppedError
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._running -= 1
+                self._condition.notify_all()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Arrive in another process with nothing to watch."""
+        return Watch, ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scheduler:
+    """Where tasks run: a local Dask scheduler by name, or a `distributed.Client`."""
+
+    name: str
+    """One of `LOCAL_SCHEDULERS`, or "distributed"."""
+    n_workers: int
+    """Tasks that run at once; on a cluster, when the scheduler was opened."""
+    client: Any = None
+    """The client, if distributed."""
+    pool: Any = None
+    """The process pool that lives as long as the fit, if processes."""
+
+    def partition_count(self) -> int:
+        """Return how many partitions to aim at: enough to balance and to show progress, no more."""
+        n_workers = self.n_workers
+        if self.client is not None:  # workers come and go
+            n_workers = cluster.thread_count(self.client) or n_workers
+        return n_workers * PARTITIONS_PER_WORKER.get(self.name, CLUSTER_PARTITIONS_PER_WORKER)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether tasks share this process's memory."""
+        return self.name in ("threads", "synchronous")
+
+    def local(self) -> Scheduler:
+        """Return a scheduler for rows that are in this process's memory."""
+        return self if self.in_process else Scheduler("threads", CPU_COUNT)
+
+    def compute(self, leaves: Sequence[Any], root: Any, watch: Watch, done: Callable[[int], object]) -> Any:
+        """Compute ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished.
+
+        However this returns, no task of this process is still at work on what the caller may now close or
+        remove.
+        """
+        if self.client is not None:
+            return cluster.compute(self.client, leaves, root, done)
+        position = {leaf.key: i for i, leaf in enumerate(leaves)}
+
+        def posttask(key: Any, *_: Any) -> None:
+            if key in position:
+                done(position[key])
+
+        try:
+            with watch, DaskCallback(posttask=posttask):
+                return root.compute(
+                    scheduler=self.name, num_workers=self.n_workers, pool=self.pool, optimize_graph=False
+                )
+        except BrokenExecutor as error:
+            raise ClusterError(
+                f"scheduler={self.name!r}: a worker process died ({error}). Look for lack of memory: lower "
+                "memory_limit, or set fewer workers with dask.config.set(num_workers=...)."
+            ) from error
+
+
+@contextlib.contextmanager
+def open_scheduler(
+    scheduler: str | None = None, client: Any = None, *, source: Source, memory_limit: int | None = None
+) -> Iterator[Scheduler]:
+    """Choose where to run: ``client``, an active client, an address, or local threads by default.
+
+    Local workers are as many as the cores allow (``dask.config.set(num_workers=...)`` says otherwise) and
+    as ``memory_limit`` can hold blocks for; neither changes a bit of the result.
+
+    Raises
+    ------
+    MemoryLimitError
+        If even one block at a time does not fit.
+    InputError
+        If ``scheduler`` is none of the names and no address.
+    ClusterError, SourceError
+        If the cluster does not answer, or a worker cannot do the work: see `streamem.cluster`.
+    """
+    if memory_limit is not None and source.block_bytes > memory_limit:
+        raise MemoryLimitError(
+            f"{source.name}: reading its largest block takes {source.block_bytes:,} bytes, but memory_limit "
+            f"is {memory_limit:,}. Raise memory_limit, or store the rows in smaller chunks."
+        )
+    if client is None and scheduler is None:
+        inside = cluster.inside_task()
+        client = None if inside else getattr(source, "client", None) or cluster.active_client()
+        scheduler = "synchronous" if inside else "threads"
+    with contextlib.ExitStack() as stack:
+        if client is None and scheduler is not None and "://" in scheduler:
+            client = stack.enter_context(cluster.connect(scheduler))
+        if client is not None:
+            cluster.check_workers(client, source)
+            yield Scheduler("distributed", max(1, cluster.thread_count(client)), client=client)
+            return
+        if scheduler not in LOCAL_SCHEDULERS:
+            raise InputError(
+                f"scheduler: expected one of {', '.join(LOCAL_SCHEDULERS)}, or an address such as "
+                f"'tcp://host:8786', got {scheduler!r}. Pass one of these, or client=."
+            )
+        workers = int(dask.config.get("num_workers", None) or CPU_COUNT)
+        if memory_limit is not None:
+            # A quarter of the limit is for reading; zarr's threads may still hold the chunk before.
+            workers = max(1, min(workers, memory_limit // 4 // max(1, 2 * source.block_bytes)))
+        if scheduler == "synchronous":
+            workers = 1
+        pool = stack.enter_context(_process_pool(workers)) if scheduler == "processes" else None
+        with _blas_threads(1):
+            yield Scheduler(scheduler, workers, pool=pool)
+
+
+def _process_pool(n_workers: int) -> Any:
+    """Return worker processes that outlive a pass, so that each compiles and imports once per fit."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"))
+
+
+def _blas_threads(limit: int) -> Any:
+    """Hold BLAS to ``limit`` threads while Dask supplies the parallelism."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limit, "blas")
