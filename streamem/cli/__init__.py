@@ -25,6 +25,7 @@ Exit codes:
     4  data could not be read, or a result could not be written
     5  the memory limit cannot be met
     6  not a model file, a newer one, or a damaged one
+    7  the cluster cannot do the work: no scheduler or workers, other versions, ...
   130  interrupted
 """
 

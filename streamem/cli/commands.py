@@ -15,7 +15,14 @@ import click
 
 from streamem.cli.output import emit, note
 from streamem.convergence import Status
-from streamem.errors import ConvergenceWarning, InputError, ModelFileError, SourceError, StreamEMError
+from streamem.errors import (
+    ClusterError,
+    ConvergenceWarning,
+    InputError,
+    ModelFileError,
+    SourceError,
+    StreamEMError,
+)
 from streamem.sizes import parse_bytes
 
 __all__ = [
@@ -43,6 +50,7 @@ class Exit(enum.IntEnum):
     SOURCE = 4
     MEMORY = 5
     MODEL_FILE = 6
+    CLUSTER = 7
     INTERRUPTED = 130
 
 
@@ -51,6 +59,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (  # the first that fits
     (ModelFileError, Exit.MODEL_FILE),
     (MemoryError, Exit.MEMORY),
     (InputError, Exit.USAGE),
+    (ClusterError, Exit.CLUSTER),
     (OSError, Exit.SOURCE),
 )
 
@@ -128,8 +137,8 @@ def reading(command: F) -> F:
     """Add what every command that goes through the data has: memory limit and scheduler."""
     command = click.option(
         "--scheduler",
-        metavar="NAME",
-        help='"threads" (default), "synchronous", "processes", or the address of a Dask scheduler.',
+        metavar="WHERE",
+        help='"threads" (default), "synchronous", "processes", or a Dask cluster: tcp://HOST:8786.',
     )(command)
     return click.option("--memory-limit", type=SIZE, metavar="SIZE", help="Memory to work in, such as 1GiB.")(
         command

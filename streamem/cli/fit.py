@@ -11,6 +11,7 @@ import click
 
 from streamem.cli import machine
 from streamem.cli.commands import Command, end, exit_code, free_to_write, reading, talking
+from streamem.cli.config import configurable
 from streamem.cli.meter import Meter
 from streamem.cli.output import emit, pairs
 from streamem.cli.progress import Listener, follow
@@ -102,6 +103,7 @@ def fitting(command: F) -> F:
 @click.option("--overwrite", is_flag=True, help="Replace the model file.")
 @fitting
 @reading
+@configurable
 @talking
 def fit(**options: Any) -> None:
     """Fit a Gaussian mixture to DATA and save it.

@@ -1,5 +1,7 @@
 import json
+from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 
@@ -153,3 +155,57 @@ def test_fit__precision_and_scratch_reach_the_fit(run_json, tmp_path, rows):
     assert documents[0]["bic"] != documents[1]["bic"]
     assert documents[0]["means"] == documents[2]["means"]
     assert run_json("fit", "f4.npy", "-k", 2, "--overwrite", "--scratch", "missing")[0] == 4
+
+
+CONFIG = """
+data = "rows.npy"
+components = 2
+max-iter = 50
+seed = 3
+output = "configured.npz"
+"""
+
+
+def test_config__gives_options_and_the_command_line_has_the_last_word(run, data, tmp_path):
+    (tmp_path / "fit.toml").write_text(CONFIG)
+    assert run("fit", "-c", "fit.toml", "--seed", 4).exit_code == 0
+    saved = sem.load("configured.npz")
+    assert (saved.n_components, saved.max_iter, saved.random_state) == (2, 50, 4)
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("component = 2", "unknown option 'component'. Known are "),
+        ("components = 'two'", "'two'"),
+        ("components = ", "is not TOML"),
+    ],
+)
+def test_config__that_is_wrong_is_refused_with_its_place(run, data, tmp_path, text, word):
+    (tmp_path / "fit.toml").write_text(text)
+    result = run("fit", "rows.npy", "-k", 2, "-c", "fit.toml") if "two" not in text else None
+    result = result or run("fit", "rows.npy", "-c", "fit.toml")
+    assert result.exit_code == 2
+    assert word in result.stderr
+
+
+def test_configs__of_the_repository_name_options_that_exist(tmp_path):
+    from click.testing import CliRunner
+
+    from streamem.cli import main
+
+    paths = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+    assert paths
+    for path in paths:
+        result = CliRunner().invoke(
+            main, ["fit", "-c", str(path), str(tmp_path / "missing.npy"), "-o", "x.npz"]
+        )
+        assert result.exit_code == 4, result.output
+        assert "missing.npy" in result.stderr
+
+
+def test_scheduler__that_is_not_there_returns_7(run_json, data):
+    with dask.config.set({"distributed.comm.timeouts.connect": "200ms"}):
+        code, document = run_json("fit", data, "-k", 2, "--scheduler", "tcp://127.0.0.1:9")
+    assert code == 7
+    assert "no scheduler answers" in document["error"]["message"]
