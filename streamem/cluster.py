@@ -198,21 +198,26 @@ def _gather(client: Any, futures: list[Any], done: Callable[[int], object]) -> A
             patience.check()
             continue
         patience.reset()
+        if i == last and futures[i].status == "finished":
+            return _result(client, futures[i], patience)
         if futures[i].status != "finished":
             raise _failure(client, futures[i], patience)
-        if i == last:
-            return _result(futures[i], patience)
         done(i)
-        futures[i].release()
+        if futures[i].key != futures[last].key:  # where there is one partition, it is the root
+            futures[i].release()
 
 
-def _result(future: Any, patience: _Patience) -> Any:
+def _result(client: Any, future: Any, patience: _Patience) -> Any:
     """Fetch a finished result; should its worker die now, wait until it is computed again."""
     while True:
         try:
             return future.result(timeout=patience.tick)
         except TimeoutError:
             patience.check()
+        except Exception as error:
+            if future.status == "finished":
+                raise
+            raise _failure(client, future, patience) from error
 
 
 def _failure(client: Any, future: Any, patience: _Patience) -> BaseException:

@@ -180,6 +180,16 @@ def test_parameters__of_many_megabytes_travel_without_complaint(threads, n_bytes
     assert there.n_samples == 90
 
 
+@pytest.mark.parametrize("n_blocks", [1, 2, 70])
+def test_pass__of_any_number_of_blocks_gives_the_same_bits(threads, n_blocks):
+    there, here = (
+        reduce.map_reduce(Step(np.ones(3)), Blocks(n_blocks), scheduler).stats
+        for scheduler in (Scheduler("distributed", 2, client=threads), Scheduler("synchronous", 1))
+    )
+    np.testing.assert_array_equal(there.array, here.array)
+    assert there.n_samples == here.n_samples == 10 * n_blocks
+
+
 def test_merging__takes_few_tasks_and_the_same_tree():
     """Some two milliseconds are spent on each task of a cluster."""
     made = []

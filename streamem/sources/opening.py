@@ -76,7 +76,9 @@ def _open_location(location: str | bytes, options: OpenOptions) -> ArrayHandle:
     if isinstance(location, bytes):
         location = os.fsdecode(location)
     path = url2pathname(urlsplit(location).path) if location.startswith("file://") else location
-    if not is_url(path):
+    if is_url(path):
+        _refuse_credentials(path)
+    else:
         _check_file(path)
         path = os.path.abspath(path)  # workers have working directories of their own
         if path.lower().endswith(".npy"):
@@ -87,6 +89,16 @@ def _open_location(location: str | bytes, options: OpenOptions) -> ArrayHandle:
 
     node = open_zarr(path, options.storage_options if is_url(path) else None)
     return from_zarr(node, location.rstrip("/"), options.missing_chunks)
+
+
+def _refuse_credentials(url: str) -> None:
+    """Refuse a URL with a password: the names of stores are in messages, logs and files."""
+    place = urlsplit(url)
+    if place.password is not None:
+        shown = f"{place.scheme}://***@{place.netloc.rpartition('@')[2]}{place.path}"
+        raise InputError(
+            f"{shown}: a URL must hold no password. Give it in the environment, or in storage_options."
+        )
 
 
 def _check_file(path: str) -> None:

@@ -1,0 +1,105 @@
+"""Random kills of workers over small fits: every result has the bits of the undisturbed one.
+
+``--kills 100`` takes some minutes; the tests run ten.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+import harness
+import streamem
+from clusters import cluster_process, kill
+
+N_WORKERS = 2
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run, print a table, and write JSON where asked to."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    kills = 10 if options.tiny else options.kills
+    chance, rows = random.Random(options.seed), []
+    with tempfile.TemporaryDirectory() as folder, cluster_process(N_WORKERS) as (_, client):
+        store = _store(Path(folder) / "x.zarr")
+        expected = _fit(store, scheduler="synchronous")
+        calm = _seconds(lambda: _fit(store, client=client))
+        done = fits = identical = 0
+        while done < kills:
+            killer = _Killer(client, chance, min(kills - done, 4), calm)
+            seconds = _seconds(
+                functools.partial(killer.during, functools.partial(_fit, store, client=client))
+            )
+            same = _same(killer.result, expected)
+            fits, identical, done = fits + 1, identical + same, done + killer.kills
+            rows.append({"fit": fits, "kills": killer.kills, "s": seconds, "calm s": calm, "same bits": same})
+    if identical < fits:
+        raise SystemExit(f"{fits - identical} of {fits} fits differ from the undisturbed one")
+    return harness.report(options, rows, kills=done, fits=fits, identical=identical)
+
+
+class _Killer:
+    """Kills one or all workers at random moments of a piece of work."""
+
+    def __init__(self, client: Any, chance: random.Random, most: int, seconds: float) -> None:
+        self.kills, self.result = 0, None
+        self._client, self._ended = client, threading.Event()
+        self._plan = [(chance.uniform(0, seconds), chance.choice((1, 1, N_WORKERS))) for _ in range(most)]
+
+    def during(self, work: Any) -> None:
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            self.result = work()
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def _run(self) -> None:
+        for pause, count in self._plan:
+            if self._ended.wait(pause):
+                return
+            kill(self._client, count)
+            self.kills += 1
+            while not self._client.nthreads() and not self._ended.is_set():  # one that starts cannot be hit
+                time.sleep(0.02)
+
+
+def _store(path: Path) -> str:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(m, 1.5, (20_000, 4)) for m in (-2, 0, 2)])
+    zarr.create_array(path, shape=x.shape, chunks=(500, 4), dtype="f8")[:] = x[rng.permutation(len(x))]
+    return str(path)
+
+
+def _fit(store: str, **where: Any) -> streamem.GaussianMixture:
+    gm = streamem.GaussianMixture(3, random_state=0, acceleration="none", tol=0, max_iter=25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", streamem.ConvergenceWarning)
+        return gm.fit(store, **where)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a.lower_bounds_ == b.lower_bounds_ and np.array_equal(a.covariances_, b.covariances_))
+
+
+def _seconds(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Rows and results in an S3-compatible object store, on loopback; its credentials are told to nobody."""
+
+import logging
+import socket
+
+import numpy as np
+import pytest
+import zarr
+
+import streamem as sem
+
+pytest.importorskip("s3fs")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # s3fs leaves sessions open
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+KEY, SECRET = "AKIAVERYKEY", "very-secret-indeed"
+RNG = np.random.default_rng(0)
+X = np.concatenate([RNG.normal(-3, 1, (3000, 3)), RNG.normal(3, 1, (6000, 3))])
+X = X[RNG.permutation(len(X))]
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """The address of an object store that lives in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def options(endpoint):
+    """What opens the store."""
+    return {"key": KEY, "secret": SECRET, "endpoint_url": endpoint}
+
+
+@pytest.fixture(scope="module")
+def bucket(options):
+    """The URL of a bucket that holds the rows as ``x.zarr``."""
+    import s3fs
+
+    s3fs.S3FileSystem(**options).mkdir("rows")
+    array = zarr.create_array(
+        "s3://rows/x.zarr", shape=X.shape, chunks=(1000, 3), dtype="f8", storage_options=options
+    )
+    array[:] = X
+    return "s3://rows"
+
+
+def test_fit_and_predict__work_on_an_object_store(bucket, options, tmp_path):
+    zarr.create_array(tmp_path / "x.zarr", shape=X.shape, chunks=(1000, 3), dtype="f8")[:] = X
+    here = sem.GaussianMixture(2, random_state=0).fit(str(tmp_path / "x.zarr"))
+    rows = sem.as_source(f"{bucket}/x.zarr", storage_options=options)
+    there = sem.GaussianMixture(2, random_state=0).fit(rows)
+    assert there.lower_bounds_ == here.lower_bounds_
+    out = zarr.create_array(
+        f"{bucket}/labels.zarr", shape=(len(X),), chunks=(1000,), dtype="i8", storage_options=options
+    )
+    there.predict(rows, out=out)
+    labels = zarr.open_array(f"{bucket}/labels.zarr", mode="r", storage_options=options)[:]
+    np.testing.assert_array_equal(labels, here.predict(X))
+
+
+def test_fit__reads_an_object_store_from_worker_processes(bucket, options):
+    import dask
+
+    rows = sem.as_source(f"{bucket}/x.zarr", storage_options=options)
+    here = sem.GaussianMixture(2, random_state=0).fit(rows, scheduler="synchronous")
+    with dask.config.set(num_workers=1):
+        there = sem.GaussianMixture(2, random_state=0).fit(rows, scheduler="processes")
+    assert there.lower_bounds_ == here.lower_bounds_
+
+
+def test_credentials__come_from_the_environment(bucket, endpoint, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert sem.as_source(f"{bucket}/x.zarr").n_samples == len(X)
+
+
+def test_credentials__are_told_to_nobody(bucket, options, caplog):
+    """Neither by what works, nor by what fails, nor by what is shown of a source."""
+    import s3fs
+
+    told = []
+    with caplog.at_level(logging.DEBUG, "streamem"):
+        rows = sem.as_source(f"{bucket}/x.zarr", storage_options=options)
+        sem.GaussianMixture(2, random_state=0, verbose=1).fit(rows)
+        told += [repr(rows), str(rows.blocks()[0]), repr(rows.blocks()[0])]
+        with pytest.raises(sem.SourceError) as missing:
+            sem.as_source(f"{bucket}/none.zarr", storage_options=options)
+        s3fs.S3FileSystem(**options).pipe_file("rows/x.zarr/c/0/0", b"no chunk")
+        with pytest.raises(sem.SourceError) as spoiled:
+            rows.blocks()[0].load()
+        with pytest.raises(sem.InputError, match="storage_options") as url:
+            sem.as_source(f"s3://{KEY}:{SECRET}@rows/x.zarr")
+        told += [str(error.value) for error in (missing, spoiled, url)]
+    assert "none.zarr" in told[3]
+    for text in [*told, caplog.text]:
+        assert SECRET not in text and KEY not in text
