@@ -1,0 +1,99 @@
+"""The image and its composition say what they should, and agree with the project."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins(name):
+    """The pinned versions in a requirements file, each with its hashes."""
+    text = (ROOT / "docker" / name).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return [
+        (Requirement(re.split(r"\s--hash", line)[0]), re.findall(r"--hash=(\S+)", line)) for line in lines
+    ]
+
+
+def instructions():
+    """Instructions of the Dockerfile, continued lines joined."""
+    lines = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-build.txt"])
+def test_requirements__are_pinned_and_hashed_and_name_no_index(name):
+    text = (ROOT / "docker" / name).read_text()
+    assert "://" not in text and "index-url" not in text
+    for requirement, hashes in pins(name):
+        assert [s.operator for s in requirement.specifier] == ["=="], requirement
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", h) for h in hashes), requirement
+
+
+def test_requirements__are_what_the_project_asks_for():
+    wanted = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["s3"]]
+    for want in wanted:
+        found = [r for r, _ in pins("requirements.txt") if r.name == want.name]
+        assert found, f"{want.name} is not pinned: compile docker/requirements.txt again"
+        for pin in found:
+            (version,) = (s.version for s in pin.specifier)
+            assert want.specifier.contains(Version(version)), f"{pin} is not {want}"
+    assert {r.name for r, _ in pins("requirements-build.txt")} >= {"hatchling"}
+
+
+def test_dockerfile__has_two_stages_on_a_base_of_choice_and_a_user_of_its_own():
+    steps = instructions()
+    assert steps[0][0] == "ARG" and steps[0][1].startswith("BASE_IMAGE=")
+    stages = [rest for verb, rest in steps if verb == "FROM"]
+    assert stages == ["${BASE_IMAGE} AS build", "${BASE_IMAGE}"]
+    last = steps[max(i for i, (verb, _) in enumerate(steps) if verb == "FROM") :]
+    assert [rest for verb, rest in last if verb == "USER"] == ["streamem"]
+    assert ast.literal_eval(dict(last)["ENTRYPOINT"])[0].endswith("tini")
+    environment = " ".join(rest for verb, rest in last if verb == "ENV")
+    for name in ("NUMBA_CACHE_DIR", "OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"):
+        assert f"{name}=" in environment
+    assert "--require-hashes" in DOCKERFILE and "://" not in DOCKERFILE
+
+
+def test_dockerfile__copies_what_exists_and_what_is_not_ignored():
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for verb, rest in instructions():
+        if verb == "COPY" and "--from" not in rest:
+            for name in [word for word in rest.split() if not word.startswith("--")][:-1]:
+                assert (ROOT / name).exists(), name
+                assert name.split("/")[0] in kept, name
+
+
+def test_compose__runs_one_image_in_three_roles_over_the_same_data():
+    services = COMPOSE["services"]
+    assert list(services) == ["scheduler", "worker", "fit"]
+    assert len({service["image"] for service in services.values()}) == 1
+    for service in services.values():
+        assert service["build"]["dockerfile"] == "docker/Dockerfile"
+        assert "BASE_IMAGE" in service["build"]["args"]
+        assert any(volume.endswith(":/data:ro") for volume in service["volumes"])
+        assert service["stop_grace_period"]
+    assert services["worker"]["depends_on"] == {"scheduler": {"condition": "service_healthy"}}
+    assert services["fit"]["depends_on"] == {"worker": {"condition": "service_healthy"}}
+    for name in ("scheduler", "worker"):
+        assert "/health" in services[name]["healthcheck"]["test"][-1]
+
+
+def test_compose__fits_by_a_configuration_that_exists_and_fits_to_it():
+    service = COMPOSE["services"]["fit"]
+    path = service["command"][service["command"].index("-c") + 1]
+    assert "../configs:/configs:ro" in service["volumes"]
+    settings = tomllib.loads((ROOT / path.lstrip("/")).read_text())
+    assert settings["scheduler"] == "tcp://scheduler:8786"
+    assert settings["data"].startswith("/data/") and settings["output"].startswith("/results/")
+    assert "8786" in COMPOSE["services"]["scheduler"]["command"]
