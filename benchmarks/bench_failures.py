@@ -22,6 +22,8 @@ import streamem
 from clusters import cluster_process, kill
 
 N_WORKERS = 2
+MOST_PER_FIT = 3
+"""A scheduler gives a task up when more workers than that died over it (allowed-failures)."""
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         calm = _seconds(lambda: _fit(store, client=client))
         done = fits = identical = 0
         while done < kills:
-            killer = _Killer(client, chance, min(kills - done, 4), calm)
+            killer = _Killer(client, chance, min(kills - done, MOST_PER_FIT), calm)
             seconds = _seconds(
                 functools.partial(killer.during, functools.partial(_fit, store, client=client))
             )
