@@ -7,6 +7,7 @@ responsibilities into parameters with its own M-step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ Array = NDArray[np.float64]
 def seeding_rows(sample: Rows, n_components: int) -> Rows:
     """Return the leading rows of a sample, as many as seeding can use: a sample comes in random order."""
     n = min(len(sample.x), max(20 * n_components, min(16_384, 2**23 // n_components)))
-    return Rows(sample.x[:n], None if sample.weight is None else sample.weight[:n], 0)
+    return replace(sample, x=sample.x[:n], weight=None if sample.weight is None else sample.weight[:n])
 
 
 def responsibilities(

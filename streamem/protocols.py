@@ -38,11 +38,17 @@ class Rows:
     """A run of rows in memory, valid until the same buffer is loaded into again."""
 
     x: FloatArray
-    """(n, d) C-contiguous, float32 or float64, finite."""
+    """(n, d) C-contiguous, float32 or float64, finite; NaN, where not `complete`, is a missing value."""
     weight: NDArray[np.float64] | None
     """(n,) sample weights, finite and >= 0; None where every row weighs 1."""
     start: int
     """Index of the first row within its source."""
+    complete: bool = True
+    """Whether no value is missing. Only models with ``takes_missing = True`` are given other rows."""
+    index: NDArray[np.int64] | None = None
+    """(n,) the rows' places within the source; None where they follow `start` without a gap."""
+    n_left_out: int = 0
+    """Rows of this run that are not here, because a value is missing."""
 
     @property
     def n_samples(self) -> int:
@@ -227,7 +233,8 @@ class Model(Protocol[P, S]):
     `streamem.convergence.Event` for the history), ``n_components`` and ``n_parameters(n_features)`` (to size
     the sample), ``informed_by(summary) -> Model`` (to take hyper-parameters from the first pass; with
     ``uninformed`` True even where starting parameters are given), ``ascends = False`` where the M-step
-    maximises nothing and the objective may fall, and what `streamem.acceleration` names.
+    maximises nothing and the objective may fall, ``takes_missing = True`` where ``e_step`` and ``init``
+    understand rows with NaN, and what `streamem.acceleration` names.
     """
 
     def init(self, sample: Rows, rng: np.random.Generator) -> P:

@@ -21,7 +21,15 @@ def merged(parts):
 
 
 class ModelTests:
-    """Subclass with ``make()`` returning a model, ``numbers(stats)`` its arrays, ``data()`` rows (n, d)."""
+    """Subclass with ``make()`` returning a model, ``numbers(stats)`` its arrays, ``data()`` rows (n, d).
+
+    Where ``complete`` is False, the rows hold NaN.
+    """
+
+    complete = True
+
+    def rows(self, x, weight=None):
+        return Rows(x, weight, 0, self.complete)
 
     def make(self):
         raise TypeError
@@ -35,7 +43,7 @@ class ModelTests:
     def start(self):
         """A model and parameters to take statistics at."""
         model, x = self.make(), self.data()
-        return model, model.init(Rows(x, None, 0), np.random.default_rng(0)), x
+        return model, model.init(self.rows(x), np.random.default_rng(0)), x
 
     def assert_same(self, a, b, rtol=1e-12):
         assert a.n_samples == b.n_samples
@@ -48,19 +56,19 @@ class ModelTests:
         model, params, x = self.start()
         weight = np.random.default_rng(1).uniform(0, 2, len(x)) if data.draw(st.booleans()) else None
         runs = data.draw(partitions(len(x)))
-        parts = [model.e_step(params, rows) for rows in split(x, weight, runs)]
-        self.assert_same(merged(parts), model.e_step(params, Rows(x, weight, 0)))
+        parts = [model.e_step(params, rows) for rows in split(x, weight, runs, self.complete)]
+        self.assert_same(merged(parts), model.e_step(params, self.rows(x, weight)))
 
     def test_e_step__of_no_rows_is_neutral(self):
         model, params, x = self.start()
-        stats = model.e_step(params, Rows(x, None, 0))
-        empty = model.e_step(params, Rows(x[:0], None, 0))
+        stats = model.e_step(params, self.rows(x))
+        empty = model.e_step(params, self.rows(x[:0]))
         self.assert_same(stats.merge(empty), stats, rtol=0)
         self.assert_same(empty.merge(stats), stats, rtol=0)
 
     def three(self):
         model, params, x = self.start()
-        return [model.e_step(params, Rows(part, None, 0)) for part in (x[:50], x[50:51], x[51:])]
+        return [model.e_step(params, self.rows(part)) for part in (x[:50], x[50:51], x[51:])]
 
     def test_merge__commutes(self):
         a, b, _ = self.three()
@@ -81,21 +89,21 @@ class ModelTests:
         model, params, x = self.start()
         weight = np.arange(len(x)) % 3 > 0
         self.assert_same(
-            model.e_step(params, Rows(x, weight.astype(float), 0)),
-            model.e_step(params, Rows(x[weight], None, 0)),
+            model.e_step(params, self.rows(x, weight.astype(float))),
+            model.e_step(params, self.rows(x[weight])),
         )
 
     def test_integer_weight__is_a_repeated_row(self):
         model, params, x = self.start()
         times = np.arange(len(x)) % 3 + 1
-        weighted = model.e_step(params, Rows(x, times.astype(float), 0))
-        repeated = model.e_step(params, Rows(np.repeat(x, times, axis=0), None, 0))
+        weighted = model.e_step(params, self.rows(x, times.astype(float)))
+        repeated = model.e_step(params, self.rows(np.repeat(x, times, axis=0)))
         for left, right in zip(self.numbers(weighted), self.numbers(repeated), strict=True):
             np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-11)
 
     def test_objective__never_falls(self):
         model, params, x = self.start()
-        rows = Rows(x, None, 0)
+        rows = self.rows(x)
         result = em.iterate(
             model, lambda ps: Pass([model.e_step(p, rows) for p in ps]), params, tol=0.0, max_iter=60
         )
@@ -106,7 +114,7 @@ class ModelTests:
 
     def test_fixed_point__is_stationary(self):
         model, params, x = self.start()
-        rows = Rows(x, None, 0)
+        rows = self.rows(x)
         result = em.iterate(
             model, lambda ps: Pass([model.e_step(p, rows) for p in ps]), params, tol=0.0, max_iter=3000
         )
@@ -119,9 +127,9 @@ class ModelTests:
 
     def test_params_and_stats__pickle_to_the_same(self):
         model, params, x = self.start()
-        stats = model.e_step(params, Rows(x, None, 0))
+        stats = model.e_step(params, self.rows(x))
         self.assert_same(pickle.loads(pickle.dumps(stats)), stats, rtol=0)
-        self.assert_same(model.e_step(pickle.loads(pickle.dumps(params)), Rows(x, None, 0)), stats, rtol=0)
+        self.assert_same(model.e_step(pickle.loads(pickle.dumps(params)), self.rows(x)), stats, rtol=0)
 
     def test_params__are_frozen(self):
         _, params, _ = self.start()

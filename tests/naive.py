@@ -183,3 +183,61 @@ def _weight_terms(prior, q):
     log_pi = np.array([log_v[c] + log_rest[:c].sum() for c in range(len(log_v))])
     cross = (np.log(a) + (a - 1) * log_rest).sum()
     return log_pi, cross + sum(scipy.stats.beta(*pair).entropy() for pair in posterior.T)
+
+
+def conditional(row, mean, cholesky):
+    """(log p(x_o), E[x | x_o], Cov[x | x_o]) of one Gaussian, for a row with NaN where it is missing."""
+    o = ~np.isnan(row)
+    m = ~o
+    covariance = cholesky @ cholesky.T
+    expected, spread = np.where(o, row, mean), np.zeros_like(covariance)
+    spread[np.ix_(m, m)] = covariance[np.ix_(m, m)]
+    if not o.any():
+        return 0.0, expected, spread
+    inverse = np.linalg.inv(covariance[np.ix_(o, o)])
+    apart = row[o] - mean[o]
+    _, log_det = np.linalg.slogdet(covariance[np.ix_(o, o)])
+    slope = covariance[np.ix_(m, o)] @ inverse
+    expected[m] = mean[m] + slope @ apart
+    spread[np.ix_(m, m)] -= slope @ covariance[np.ix_(o, m)]
+    return -0.5 * (o.sum() * np.log(2 * np.pi) + log_det + apart @ inverse @ apart), expected, spread
+
+
+def incomplete_log_joint(x, weights, means, choleskys):
+    """(n, k) log π_k N(x_o; μ_o, Σ_oo)."""
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(weights)
+    components = list(zip(log_weights, means, choleskys, strict=True))
+    return np.array([[lw + conditional(row, m, c)[0] for lw, m, c in components] for row in x])
+
+
+def incomplete_statistics(covariance_type, x, sample_weight, weights, means, choleskys):
+    """What `statistics` returns, in expectation of missing values too; rows with nothing observed aside."""
+    w = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    keep = (w > 0) & ~np.isnan(x).all(axis=1)
+    x, w = np.asarray(x, dtype=np.float64)[keep], w[keep]
+    joint = incomplete_log_joint(x, weights, means, choleskys)
+    total = log_sum_exp(joint)
+    r = np.exp(joint - total[:, None])
+    k, d = means.shape
+    sum_w, sum_wy, sum_wyy = np.zeros(k), np.zeros((k, d)), np.zeros((k, d, d))
+    for i, row in enumerate(x):
+        for c in range(k):
+            _, expected, spread = conditional(row, means[c], choleskys[c])
+            whitening = np.linalg.inv(choleskys[c])
+            y = whitening @ (expected - means[c])
+            sum_w[c] += w[i] * r[i, c]
+            sum_wy[c] += w[i] * r[i, c] * y
+            sum_wyy[c] += w[i] * r[i, c] * (np.outer(y, y) + whitening @ spread @ whitening.T)
+    entropy = -(w[:, None] * x_log_x(r)).sum()
+    return (w * total).sum(), entropy, sum_w, sum_wy, in_form_of(covariance_type, sum_wyy)
+
+
+def imputed(x, weights, means, choleskys):
+    """Rows with missing values replaced by Σ_k r_k E[x_m | x_o, k]."""
+    joint = incomplete_log_joint(x, weights, means, choleskys)
+    r = np.exp(joint - log_sum_exp(joint)[:, None])
+    components = list(enumerate(zip(means, choleskys, strict=True)))
+    return np.array(
+        [sum(r[i, k] * conditional(row, *its)[1] for k, its in components) for i, row in enumerate(x)]
+    )

@@ -23,6 +23,6 @@ def clusters(n=120, d=3, k=3, seed=0, dtype=np.float64):
     return x.astype(dtype), centers
 
 
-def split(x, weight, runs):
+def split(x, weight, runs, complete=True):
     """Rows of each run."""
-    return [Rows(x[a:b], None if weight is None else weight[a:b], a) for a, b in runs]
+    return [Rows(x[a:b], None if weight is None else weight[a:b], a, complete) for a, b in runs]

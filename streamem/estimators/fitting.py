@@ -51,6 +51,7 @@ def fit(
     acceleration: Literal["auto", "anderson", "none"] = "auto",
     sample_size: int | Literal["auto"] = "auto",
     memory_limit: int | str | None = "1GiB",
+    missing: Literal["raise", "drop", "marginal"] = "raise",
     scratch: str | os.PathLike[str] | None = None,
     scheduler: str | None = None,
     client: Any = None,
@@ -87,6 +88,10 @@ def fit(
     memory_limit
         Bytes for data in memory, such as ``"1GiB"``; None for no limit, and then nothing is kept between
         passes.
+    missing
+        What happens to rows with NaN. ``"raise"``: an error in the pass that reads them; ``"drop"``: they
+        count as absent, which is biased unless values are missing completely at random; ``"marginal"``: the
+        model gets them as they are, for models with ``takes_missing = True`` only.
     scratch
         A folder for an uncompressed copy of the rows, made by the first pass, read by the others, and
         removed: for stores that are slow to decode or far away. Threads only.
@@ -133,6 +138,11 @@ def fit(
     0.3333333333333333
     """
     check_choice("acceleration", acceleration, ACCELERATIONS)
+    if missing == "marginal" and not getattr(model, "takes_missing", False):
+        raise InputError(
+            f'missing="marginal": {type(model).__name__} does not say that it takes rows with NaN '
+            '(takes_missing = True). Pass missing="drop", or fill the values.'
+        )
     rng = as_generator(random_state)
     with open_rows(
         x,
@@ -143,6 +153,7 @@ def fit(
         callbacks=(functools.partial(log_pass, logging.INFO if verbose else logging.DEBUG), *callbacks),
         passes=True,
         scratch=scratch,
+        missing=missing,
     ) as data:
         limit = byte_limit(memory_limit)
         if params is None or getattr(model, "uninformed", False):

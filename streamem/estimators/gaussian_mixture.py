@@ -6,6 +6,7 @@ in `streamem.models.gaussian_mixture`, the fit in `streamem.estimators.fitting`.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -20,6 +21,7 @@ from streamem.convergence import Callback
 from streamem.errors import InputError
 from streamem.estimators.fitting import as_generator, fit
 from streamem.estimators.mixture import MixtureEstimator
+from streamem.estimators.rows import check_missing
 from streamem.initialization import METHODS
 from streamem.models.covariance import COVARIANCES, Array, CovariancePrior
 from streamem.models.gaussian_mixture import (
@@ -78,6 +80,10 @@ class GaussianMixture(MixtureEstimator):
         Rows kept in memory for seeding, or ``"auto"``.
     memory_limit
         Bytes for data in memory, such as ``"1GiB"``; None for no limit.
+    missing
+        What happens to rows with NaN. ``"raise"``: an error that says where; ``"drop"``: they are left out of
+        the fit, and of no cluster afterwards (label −1, NaN elsewhere); ``"marginal"``: exact EM on what is
+        observed of them, under the assumption that values are missing at random.
     precision
         ``"auto"``: compute in the rows' own precision where the covariances allow it; ``"float32"`` or
         ``"float64"``. Sums are float64 in any case.
@@ -134,6 +140,7 @@ class GaussianMixture(MixtureEstimator):
         acceleration: Literal["auto", "anderson", "none"] = "auto",
         sample_size: int | Literal["auto"] = "auto",
         memory_limit: int | str | None = "1GiB",
+        missing: Literal["raise", "drop", "marginal"] = "raise",
         precision: Literal["auto", "float32", "float64"] = "auto",
         callbacks: Iterable[Callback] = (),
     ) -> None:
@@ -155,6 +162,7 @@ class GaussianMixture(MixtureEstimator):
         self.acceleration = acceleration
         self.sample_size = sample_size
         self.memory_limit = memory_limit
+        self.missing = missing
         self.precision = precision
         self.callbacks = callbacks
 
@@ -294,6 +302,41 @@ class GaussianMixture(MixtureEstimator):
             )
         return rows, labels
 
+    def impute(
+        self, X: Any, *, out: Any = None, draws: bool = False, random_state: Any = None, **where: Any
+    ) -> Any:
+        """Return the rows, (n, d), with missing values (NaN) filled in; with ``out``, write them there.
+
+        Parameters
+        ----------
+        X
+            (n, d) rows of any source, whatever ``missing`` says.
+        out
+            Where to write; see `predict`.
+        draws
+            False: the mean of each missing value given the observed ones, Σ_k r_k E[x_m | x_o, k], the best
+            guess, but less spread than real values; True: a random draw from their distribution given the
+            observed ones, all missing values of a row together, as multiple imputation wants.
+        random_state
+            Seed of the draws. A row's draw depends on the seed and on the row's number, not on chunks.
+        where
+            As in `predict`.
+
+        Examples
+        --------
+        >>> import numpy as np, streamem as sem
+        >>> x = np.random.default_rng(0).normal(size=(500, 1)) * [1.0, 2.0]
+        >>> gm = sem.GaussianMixture(1, reg_covar=1e-6).fit(x)
+        >>> gm.impute([[1.0, np.nan]]).round(2)
+        array([[1., 2.]])
+        """
+        seeds = None
+        if draws:
+            generator = as_generator(random_state)
+            seeds = generator.integers(2**64, size=self.n_features_in_ + 1, dtype=np.uint64)
+        function = functools.partial(self._fitted_model().impute, self._fitted(), seeds)
+        return self._write_rows(function, X, (self.n_features_in_,), None, out, missing="marginal", **where)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the estimator to a model file (``.npz``, no code in it) and return its path.
 
@@ -375,7 +418,7 @@ def _restored(kind: type[Any], prefix: str, arrays: dict[str, Any], **derived: A
 DERIVED = ("covariance_type", "whitening")
 STATS_FIELDS = (
     *("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy", "rounding"),
-    "weight_squares",
+    *("weight_squares", "n_left_out"),
 )
 
 
@@ -395,6 +438,7 @@ def check_settings(gm: GaussianMixture) -> None:
         raise InputError(f'reg_covar: expected "auto" or a number >= 0, got {gm.reg_covar!r}.')
     if gm.precision not in ("auto", "float32", "float64"):
         raise InputError(f'precision: expected "auto", "float32" or "float64", got {gm.precision!r}.')
+    check_missing(gm.missing)
     if isinstance(gm.init_params, str) and gm.init_params not in METHODS:
         raise InputError(
             f"init_params: expected one of {', '.join(METHODS)} or an array, got {gm.init_params!r}."

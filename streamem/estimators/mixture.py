@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from streamem.estimators.criteria import Criteria
 from streamem.estimators.fitting import fit
 from streamem.estimators.parameters import Parameterised
 from streamem.estimators.rows import RowData, open_rows
+from streamem.protocols import Rows
 from streamem.reduce import map_rows
 from streamem.sinks import open_sink
 
@@ -41,6 +42,7 @@ class MixtureEstimator(Parameterised):
     acceleration: Any
     sample_size: Any
     memory_limit: int | str | None
+    missing: Any
     callbacks: Iterable[Callback]
     params_: Any
     model_: Any
@@ -99,6 +101,7 @@ class MixtureEstimator(Parameterised):
             acceleration=self.acceleration,
             sample_size=self.sample_size,
             memory_limit=self.memory_limit,
+            missing=self.missing,
             scratch=scratch,
             scheduler=scheduler,
             client=client,
@@ -134,6 +137,9 @@ class MixtureEstimator(Parameterised):
         ----------
         X
             (n, d) rows of any source.
+            With ``missing="marginal"``, results are given what is observed of each row, and the most probable
+            component of all where nothing is. With "drop", rows with NaN get −1 here, and NaN from
+            `predict_proba` and `score_samples`.
         out
             A path ending in ``.npy``, any other path for zarr, or a zarr array. Complete or not there at all.
         where
@@ -156,21 +162,38 @@ class MixtureEstimator(Parameterised):
         trailing_shape: tuple[int, ...],
         dtype: Any,
         out: Any,
+        **where: Any,
+    ) -> Any:
+        """Write what a method of the model says of each row; rows that are dropped get −1 or NaN."""
+        function = functools.partial(getattr(self._fitted_model(), method), self._fitted())
+        if self.missing == "drop":
+            function = functools.partial(_of_complete_rows, function, np.dtype(dtype))
+        missing = "raise" if self.missing == "raise" else "marginal"
+        return self._write_rows(function, X, trailing_shape, dtype, out, missing=missing, **where)
+
+    def _write_rows(
+        self,
+        function: Callable[[Rows], NDArray[Any]],
+        X: Any,
+        trailing_shape: tuple[int, ...],
+        dtype: Any,
+        out: Any,
         *,
+        missing: str,
         overwrite: bool = False,
         scheduler: str | None = None,
         client: Any = None,
         callbacks: Iterable[Callback] = (),
     ) -> Any:
-        function = functools.partial(getattr(self._fitted_model(), method), self._fitted())
-        with self._open(X, None, scheduler, client, callbacks) as data:
+        """Write ``function(rows)`` of all rows to ``out``; a dtype of None is that of the rows."""
+        with self._open(X, None, scheduler, client, callbacks, missing) as data:
             blocks = data.source.blocks()
             _refuse_input_as_output(X, out)
             sink = open_sink(
                 out,
                 n_samples=data.source.n_samples,
                 trailing_shape=trailing_shape,
-                dtype=np.dtype(dtype),
+                dtype=np.dtype(data.source.dtype if dtype is None else dtype),
                 block_rows=blocks[0].stop - blocks[0].start,
                 overwrite=overwrite,
             )
@@ -206,7 +229,7 @@ class MixtureEstimator(Parameterised):
         Statistics of other rows merge (``a.merge(b)``), and `update` takes the M-step of the sum.
         """
         e_step = functools.partial(self._fitted_model().e_step, self._fitted())
-        with self._open(X, sample_weight, scheduler, client, callbacks) as data:
+        with self._open(X, sample_weight, scheduler, client, callbacks, self.missing) as data:
             stats = data.one_pass(e_step, "score", 0).stats
             data.notify(PassEnded("score", 0))
             return stats
@@ -292,7 +315,13 @@ class MixtureEstimator(Parameterised):
 
     @contextlib.contextmanager
     def _open(
-        self, X: Any, sample_weight: Any, scheduler: str | None, client: Any, callbacks: Iterable[Callback]
+        self,
+        X: Any,
+        sample_weight: Any,
+        scheduler: str | None,
+        client: Any,
+        callbacks: Iterable[Callback],
+        missing: str,
     ) -> Iterator[RowData]:
         """Open rows and check that they have the columns of the fit."""
         with open_rows(
@@ -302,6 +331,7 @@ class MixtureEstimator(Parameterised):
             scheduler=scheduler,
             client=client,
             callbacks=(*self.callbacks, *callbacks),
+            missing=missing,
         ) as data:
             if data.source.n_features != self.n_features_in_:
                 raise InputError(
@@ -309,6 +339,17 @@ class MixtureEstimator(Parameterised):
                     f"{self.n_features_in_}. Pass the same columns."
                 )
             yield data
+
+
+def _of_complete_rows(function: Callable[[Rows], NDArray[Any]], dtype: np.dtype[Any], rows: Rows) -> Any:
+    """Return a result for each row: −1 or NaN where a value is missing."""
+    if rows.complete:
+        return function(rows)
+    kept = ~np.isnan(rows.x).any(axis=1)
+    results = function(Rows(rows.x[kept], None, rows.start))
+    out = np.full((len(rows.x), *results.shape[1:]), -1 if dtype.kind == "i" else np.nan, dtype)
+    out[kept] = results
+    return out
 
 
 def _refuse_input_as_output(x: Any, out: Any) -> None:

@@ -64,6 +64,17 @@ def summarize_rows(data: RowData, capacity: int, seed: int) -> DataSummary:
     if plan.missed(summary):  # most rows weigh nothing: look at all hashes
         summary = data.one_pass(Summarize(seed, capacity), "sample", 0).stats
     data.notify(PassEnded("sample", 0))
+    if summary.n_left_out:
+        lacking = "some" if data.missing == "drop" else "all"
+        log.warning(
+            "%s: %d rows are left out: %s values are missing", data.source.name, summary.n_left_out, lacking
+        )
+    if not np.isfinite(summary.minimum).all():
+        column = int(np.argmin(np.isfinite(summary.minimum)))
+        raise InputError(
+            f"{data.source.name}: column {column} is missing in every row, so nothing can be said about it. "
+            "Leave the column out."
+        )
     if not np.isfinite(summary.scatter).all():
         column = int(np.argmin(np.isfinite(np.diagonal(summary.scatter))))
         raise InputError(
@@ -180,5 +191,5 @@ def _steps(source: Source, sample_rows: int) -> int:
 
 def _resident(data: RowData, sample: Sample) -> RowData:
     """Return the sample as data, worked through in this process."""
-    source = as_source(sample.x, sample.weight, memory_limit=None)
+    source = as_source(sample.x, sample.weight, memory_limit=None, missing="keep")
     return replace(data, source=source, scheduler=data.scheduler.local(), callbacks=())

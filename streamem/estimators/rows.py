@@ -14,13 +14,15 @@ from streamem.protocols import Pass, Rows, Source, Stats
 from streamem.reduce import Scheduler, map_reduce, open_scheduler
 from streamem.sizes import parse_bytes
 from streamem.sources import as_source
+from streamem.sources.dropping import DroppingSource
 from streamem.sources.keeping import KeepingSource
 from streamem.sources.scratch import open_scratch
 
-__all__ = ["RowData", "byte_limit", "open_rows"]
+__all__ = ["RowData", "byte_limit", "check_missing", "open_rows"]
 
 T = TypeVar("T", bound=Stats)
 
+MISSING = ("raise", "drop", "marginal")
 KEPT_SHARE = 0.5  # of the memory limit, for decoded blocks that stay between passes
 
 
@@ -31,6 +33,7 @@ class RowData:
     source: Source
     scheduler: Scheduler
     callbacks: tuple[Callback, ...]
+    missing: str
 
     @property
     def bytes_per_pass(self) -> int:
@@ -67,21 +70,42 @@ def open_rows(
     callbacks: Iterable[Callback] = (),
     passes: bool = False,
     scratch: str | os.PathLike[str] | None = None,
+    missing: str = "raise",
 ) -> Iterator[RowData]:
-    """Open data and a scheduler for it; for several ``passes``, keep decoded what there is room for."""
+    """Open data and a scheduler for it; for several ``passes``, keep decoded what there is room for.
+
+    ``missing`` is "raise", "drop" or "marginal": what happens to rows with NaN; the last hands them over.
+    """
+    check_missing(missing)
     limit = byte_limit(memory_limit)
-    source = as_source(x, sample_weight, memory_limit=limit)
+    source: Any = as_source(
+        x, sample_weight, memory_limit=limit, missing="raise" if missing == "raise" else "keep"
+    )
+    if missing == "raise" and getattr(source, "missing", "raise") != "raise":
+        raise InputError(
+            f'{source.name}: was opened with missing="keep", but this is with missing="raise". Pass '
+            '"drop" or "marginal".'
+        )
     with contextlib.ExitStack() as stack:
-        where = stack.enter_context(open_scheduler(scheduler, client, source=source, memory_limit=limit))
+        widest = DroppingSource(source) if missing == "drop" else source
+        where = stack.enter_context(open_scheduler(scheduler, client, source=widest, memory_limit=limit))
         if scratch is not None:
             if not where.in_process:
                 raise InputError(
                     f'scratch: works with scheduler="threads" or "synchronous", not with {where.name!r}.'
                 )
             source = stack.enter_context(open_scratch(source, scratch))
+        if missing == "drop":
+            source = DroppingSource(source)
         if passes and limit is not None and where.in_process and not getattr(source, "in_memory", False):
             source = KeepingSource(source, int(limit * KEPT_SHARE))
-        yield RowData(source, where, tuple(callbacks))
+        yield RowData(source, where, tuple(callbacks), missing)
+
+
+def check_missing(missing: Any) -> None:
+    """Refuse what is no way to treat missing values."""
+    if missing not in MISSING:
+        raise InputError(f"missing: expected one of {', '.join(map(repr, MISSING))}, got {missing!r}.")
 
 
 def byte_limit(memory_limit: int | str | None) -> int | None:

@@ -8,9 +8,9 @@ statistics are in `streamem.models.gaussian_statistics`, kernels in `streamem.ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,17 @@ from streamem.errors import InputError
 from streamem.initialization import responsibilities
 from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
+from streamem.models import missing
 from streamem.models.covariance import COVARIANCES, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
 from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart
 from streamem.models.summary import DataSummary
-from streamem.protocols import Rows
+from streamem.protocols import FloatArray, Rows
 
 __all__ = ["PARAMETERS", "GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
 
 PARAMETERS = ("weights", "means", "covariances")
+STEPS_IF_MISSING = 6  # from starting responsibilities to parameters
 MOST_LOG_DET = 1e4  # beyond, a proposal is no parameters
 MOST_AMPLIFIED = 1e3  # float32 leaves four digits of y then
 ROUNDING: dict[type[np.floating[Any]], float] = {np.float32: 1e-6, np.float64: 1e-9}
@@ -68,6 +70,9 @@ class GaussianMixtureModel:
     fixed: tuple[str, ...] = ()
     """Which of `PARAMETERS` stay where the fit starts."""
 
+    takes_missing: ClassVar[bool] = True
+    """Rows may have missing values: see `streamem.models.missing`."""
+
     @property
     def shape(self) -> Covariance:
         """The algebra of this covariance type."""
@@ -98,7 +103,8 @@ class GaussianMixtureModel:
     def init(self, sample: Rows, rng: np.random.Generator) -> GaussianMixtureParams:
         """Return the M-step of starting responsibilities on the sample, overridden by what was given."""
         self._check_start(sample.x.shape[1])
-        resp = responsibilities(self.start, sample, self.n_components, rng, centers=self.means_init)
+        filled = missing.filled_with_means(sample)
+        resp = responsibilities(self.start, filled, self.n_components, rng, centers=self.means_init)
         params = self.from_responsibilities(sample, resp)
         return self._override(params)
 
@@ -119,13 +125,17 @@ class GaussianMixtureModel:
         """Return the M-step for given responsibilities (n, k): an E-step whose q someone else chose."""
         unit, free = self.yardstick(sample), replace(self, fixed=())
         # Twice: far apart or ill-conditioned components are better measured from themselves.
-        rough = free.m_step(unit, self.given(unit, sample, resp))
-        return free.m_step(rough, self.given(rough, sample, resp))
+        # More often where values are missing: those take their means from the components so far.
+        params = unit
+        for _ in range(2 if sample.complete else STEPS_IF_MISSING):
+            params = free.m_step(params, self.given(params, sample, resp))
+        return params
 
     def yardstick(self, sample: Rows) -> GaussianMixtureParams:
         """Return round components at the mean of the sample, to measure its moments from."""
-        first = sample.x[0].astype(np.float64)
-        total = block_moments(sample.x, sample.weight, first)
+        filled = missing.filled_with_means(sample)
+        first = filled.x[0].astype(np.float64)
+        total = block_moments(filled.x, filled.weight, first)
         delta = total.sum_wd / total.weight
         variances = np.diag(total.sum_wdd) / total.weight - delta**2
         scale = np.sqrt(np.where(variances > 0, variances, 1.0))
@@ -170,15 +180,42 @@ class GaussianMixtureModel:
 
     def labels(self, params: GaussianMixtureParams, rows: Rows) -> NDArray[np.int64]:
         """Return the most probable component of each row, (n,)."""
+        if not rows.complete:
+            return self._by_row(self.labels, lambda joint: joint.argmax(axis=1), params, rows)
         return mixture.labels(rows.x, params.kernel_arguments(), self._dtype(params, rows))
 
     def responsibilities(self, params: GaussianMixtureParams, rows: Rows) -> Array:
         """Return p(z=k|x), (n, k)."""
+        if not rows.complete:
+            return self._by_row(self.responsibilities, missing.posterior, params, rows)
         return mixture.responsibilities(rows.x, params.kernel_arguments(), self._dtype(params, rows))
 
     def score_samples(self, params: GaussianMixtureParams, rows: Rows) -> Array:
-        """Return log p(x), (n,), in nats."""
+        """Return log p(x), (n,), in nats; of the observed values, where some are missing."""
+        if not rows.complete:
+            return self._by_row(self.score_samples, missing.log_density, params, rows)
         return mixture.score_samples(rows.x, params.kernel_arguments(), self._dtype(params, rows))
+
+    def impute(
+        self, params: GaussianMixtureParams, seeds: NDArray[np.uint64] | None, rows: Rows
+    ) -> FloatArray:
+        """Return the rows with missing values replaced: see `streamem.models.missing.impute`."""
+        return missing.impute(params, rows, seeds)
+
+    def _by_row(
+        self,
+        of_complete: Callable[[GaussianMixtureParams, Rows], NDArray[Any]],
+        of_joint: Callable[[Array], NDArray[Any]],
+        params: GaussianMixtureParams,
+        rows: Rows,
+    ) -> NDArray[Any]:
+        """Return a result for each row, the same bits whatever rows it comes with."""
+        self._dtype(params, rows)
+        gaps = np.isnan(rows.x).any(axis=1)
+        found = of_joint(missing.log_joint(params, rows.x[gaps]))
+        out = np.empty((len(rows.x), *found.shape[1:]), found.dtype)
+        out[gaps], out[~gaps] = found, of_complete(params, Rows(rows.x[~gaps], None, 0))
+        return out
 
     def _dtype(self, params: GaussianMixtureParams, rows: Rows) -> type[np.floating[Any]]:
         """Return what to compute in: float32 costs half, but not where whitening would use up its digits."""
@@ -195,8 +232,12 @@ class GaussianMixtureModel:
     def _statistics(
         self, params: GaussianMixtureParams, rows: Rows, resp: Array | None
     ) -> GaussianMixtureStats:
-        dtype = np.float64 if resp is not None else self._dtype(params, rows)
-        sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp, dtype)
+        dtype: Any = np.float64 if resp is not None else self._dtype(params, rows)
+        if rows.complete:
+            sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp, dtype)
+        else:
+            rows = missing.without_unobserved(rows)
+            sums, dtype = missing.statistics(params, rows, resp, self._dtype)
         columns = rows.x.shape[1] if self.covariance_type == "spherical" else 1
         return GaussianMixtureStats(
             params,
@@ -207,8 +248,9 @@ class GaussianMixtureModel:
             sums.sum_w,
             sums.sum_wy,
             sums.sum_wyy / columns,
-            ROUNDING[dtype],
-            weight_squares=rows.total_squared_weight,
+            ROUNDING[np.dtype(dtype).type],
+            rows.total_squared_weight,
+            rows.n_left_out,
         )
 
     def m_step(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> GaussianMixtureParams:

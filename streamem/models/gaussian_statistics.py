@@ -17,7 +17,7 @@ from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance
 __all__ = ["GaussianMixtureParams", "GaussianMixtureStats"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class GaussianMixtureParams:
     """θ: weights, means and factored covariances."""
 
@@ -89,11 +89,16 @@ class GaussianMixtureStats:
     sum_wy: Array
     """(k, d) Σ w r y."""
     sum_wyy: Array
-    """Σ w r y yᵀ in natural shape: tied, summed over components; diag, squares; spherical, their mean."""
+    """Σ w r y yᵀ in natural shape: tied, summed over components; diag, squares; spherical, their mean.
+
+    Where values are missing, y and y yᵀ are expectations given what is observed, here and in `sum_wy`.
+    """
     rounding: float = 0.0
     """Relative rounding of the log-likelihood, by what the kernels computed in."""
     weight_squares: float = np.nan
     """Σ w²: with equal weights (Σ w)²/Σ w² is the number of rows. NaN where it is not known."""
+    n_left_out: int = 0
+    """Rows left out because values are missing: all of them, or any where such rows were dropped."""
 
     def merge(self, other: GaussianMixtureStats) -> GaussianMixtureStats:
         """Return the statistics of both sets of rows; those at other parameters are re-referenced first."""
@@ -109,6 +114,7 @@ class GaussianMixtureStats:
             self.sum_wyy + other.sum_wyy,
             max(self.rounding, other.rounding),
             self.weight_squares + other.weight_squares,
+            self.n_left_out + other.n_left_out,
         )
 
     def scaled(self, factor: float) -> GaussianMixtureStats:

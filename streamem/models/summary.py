@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.moments import moments
-from streamem.kernels.sampling import select_below
+from streamem.kernels.sampling import hashes, select_below
+from streamem.models.missing import without_unobserved
+from streamem.models.pairs import PairMoments
 from streamem.protocols import FloatArray, Rows
 
 __all__ = ["DataSummary", "Sample", "Summarize"]
@@ -38,8 +40,8 @@ class Sample:
     def merge(self, other: Sample, capacity: int) -> Sample:
         """Return the ``capacity`` smallest of both."""
         weight = None
-        if self.weight is not None and other.weight is not None:
-            weight = np.concatenate([self.weight, other.weight])
+        if self.weight is not None or other.weight is not None:
+            weight = np.concatenate([self._weights(), other._weights()])
         both = Sample(
             np.concatenate([self.x, other.x]),
             weight,
@@ -47,6 +49,9 @@ class Sample:
             np.concatenate([self.hash, other.hash]),
         )
         return both if len(both.hash) <= capacity else both.smallest(capacity)
+
+    def _weights(self) -> Array:
+        return np.ones(len(self.x)) if self.weight is None else self.weight
 
     def smallest(self, capacity: int) -> Sample:
         """Return the rows of smallest hash, in that order: every prefix is a uniform sample."""
@@ -61,7 +66,7 @@ class Sample:
 
     def rows(self) -> Rows:
         """Return the sample as rows."""
-        return Rows(self.x, self.weight, 0)
+        return Rows(self.x, self.weight, 0, complete=not np.isnan(self.x).any())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,22 +82,26 @@ class DataSummary:
     maximum: Array
     """(d,) largest values; −inf where nothing was seen."""
     mean: Array
-    """(d,) weighted means."""
+    """(d,) weighted means of what is observed."""
     scatter: Array
-    """(d, d) Σ w (x − mean)(x − mean)ᵀ."""
+    """(d, d) Σ w (x − mean)(x − mean)ᵀ; where values are missing, Σ w times `PairMoments.covariance`."""
     sample: Sample
     """The resident sample."""
     capacity: int
     """Rows the sample may hold."""
     log_likelihood: float = 0.0
     """Of no model; here because all statistics have one."""
+    n_left_out: int = 0
+    """Rows left out because values are missing."""
+    pairs: PairMoments | None = None
+    """What mean and scatter come from where values are missing."""
 
     def merge(self, other: DataSummary) -> DataSummary:
         """Return the summary of both sets of rows."""
         weight = self.weight + other.weight
         share = other.weight / weight if weight > 0 else 0.0
         gap = other.mean - self.mean
-        return DataSummary(
+        both = DataSummary(
             self.n_samples + other.n_samples,
             weight,
             np.minimum(self.minimum, other.minimum),
@@ -101,7 +110,18 @@ class DataSummary:
             self.scatter + other.scatter + self.weight * share * np.outer(gap, gap),
             self.sample.merge(other.sample, self.capacity),
             self.capacity,
+            n_left_out=self.n_left_out + other.n_left_out,
         )
+        if self.pairs is None and other.pairs is None:
+            return both
+        return both.of_pairs(self._pairs().merge(other._pairs()))
+
+    def of_pairs(self, pairs: PairMoments) -> DataSummary:
+        """Return the summary with moments of rows in which values are missing."""
+        return replace(self, mean=pairs.mean, scatter=self.weight * pairs.covariance, pairs=pairs)
+
+    def _pairs(self) -> PairMoments:
+        return self.pairs or PairMoments.of_complete(self.weight, self.mean, self.scatter)
 
     @property
     def covariance(self) -> Array:
@@ -126,6 +146,44 @@ class Summarize:
 
     def __call__(self, rows: Rows) -> DataSummary:
         """Return the summary of one block."""
+        return self._of_complete(rows) if rows.complete else self._of_incomplete(without_unobserved(rows))
+
+    def _of_incomplete(self, rows: Rows) -> DataSummary:
+        """Return the summary of a block in which values are missing."""
+        present = np.flatnonzero(rows.weight) if rows.weight is not None else slice(None)
+        x = rows.x[present]
+        d = x.shape[1]
+        summary = DataSummary(
+            rows.n_samples,
+            rows.total_weight,
+            np.fmin.reduce(x, axis=0, initial=np.inf).astype(np.float64),
+            np.fmax.reduce(x, axis=0, initial=-np.inf).astype(np.float64),
+            np.zeros(d),
+            np.zeros((d, d)),
+            self._sample(rows),
+            self.capacity,
+            n_left_out=rows.n_left_out,
+        )
+        return summary.of_pairs(PairMoments.of(rows.x, rows.weight))
+
+    def _sample(self, rows: Rows) -> Sample:
+        """Return the rows of smallest hash, or, if there are not too many, all below the threshold."""
+        if rows.index is None:
+            chosen, chosen_hashes = select_below(
+                rows.start, rows.weight, len(rows.x), self.seed, self.threshold
+            )
+            index = rows.start + chosen
+        else:
+            places = rows.index - rows.start
+            every = hashes(rows.start, int(places.max(initial=-1)) + 1, self.seed)[places]
+            allowed = every <= np.uint64(self.threshold)
+            chosen = np.flatnonzero(allowed if rows.weight is None else allowed & (rows.weight > 0))
+            index, chosen_hashes = rows.index[chosen], every[chosen]
+        weight = None if rows.weight is None else rows.weight[chosen]
+        sample = Sample(rows.x[chosen], weight, index, chosen_hashes)
+        return sample if len(chosen) <= self.capacity else sample.smallest(self.capacity)
+
+    def _of_complete(self, rows: Rows) -> DataSummary:
         d = rows.x.shape[1]
         present = (
             np.flatnonzero(rows.weight)[:1] if rows.weight is not None else np.arange(min(1, len(rows.x)))
@@ -133,9 +191,6 @@ class Summarize:
         origin = rows.x[present[0]].astype(np.float64) if len(present) else np.zeros(d)
         total = moments(rows.x, rows.weight, origin)
         delta = total.sum_wd / total.weight if total.weight > 0 else np.zeros(d)
-        chosen, hashes = select_below(rows.start, rows.weight, len(rows.x), self.seed, self.threshold)
-        weight = None if rows.weight is None else rows.weight[chosen]
-        sample = Sample(rows.x[chosen], weight, rows.start + chosen, hashes)
         return DataSummary(
             rows.n_samples,
             total.weight,
@@ -143,8 +198,9 @@ class Summarize:
             total.maximum,
             origin + delta,
             total.sum_wdd - total.weight * np.outer(delta, delta),
-            sample if len(chosen) <= self.capacity else sample.smallest(self.capacity),
+            self._sample(rows),
             self.capacity,
+            n_left_out=rows.n_left_out,
         )
 
     @classmethod

@@ -23,6 +23,7 @@ def as_source(
     sample_weight: Any = None,
     *,
     memory_limit: int | None = 2**30,
+    missing: str = "raise",
     missing_chunks: str = "warn",
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
@@ -40,6 +41,9 @@ def as_source(
     memory_limit
         Bytes that one load may need at its peak; None for no limit. Blocks are planned from it and from the
         store's chunks, and from nothing else.
+    missing
+        What to do about NaN: "raise" an error in the pass that reads it, or "keep" it as a missing value, for
+        models that take those.
     missing_chunks
         What to do about zarr chunks that were never written, and so read as the fill value: "warn", "raise"
         or "ignore". The first two list the store's objects once; "ignore" does not.
@@ -66,6 +70,8 @@ def as_source(
     """
     if missing_chunks not in ("warn", "raise", "ignore"):
         raise InputError(f'missing_chunks: {missing_chunks!r} is not one of "warn", "raise", "ignore".')
+    if missing not in ("raise", "keep"):
+        raise InputError(f'missing: expected "raise" or "keep", got {missing!r}.')
     if isinstance(x, Source):
         return _unchanged(x, sample_weight)
     if storage_options is not None and not (is_url(x) or is_url(sample_weight)):
@@ -73,7 +79,7 @@ def as_source(
     options = OpenOptions(missing_chunks, storage_options, memory_limit)
     rows = open_array(x, "x", options)
     weight = None if sample_weight is None else open_array(sample_weight, "sample_weight", options)
-    return open_source(rows, weight, memory_limit)
+    return open_source(rows, weight, memory_limit, missing)
 
 
 def _unchanged(source: Source, sample_weight: Any) -> Source:

@@ -92,21 +92,33 @@ def all_finite(values: FloatArray) -> bool:
     return True
 
 
-def check_rows(where: str, x: FloatArray, start: int) -> None:
-    """Raise `NonFiniteError` if the rows of a block (n, d) hold NaN or Inf.
+def check_rows(where: str, x: FloatArray, start: int, missing: str = "raise") -> bool:
+    """Return whether no value of a block (n, d) is missing; raise `NonFiniteError` if some may not be there.
 
-    Rows of weight zero must be finite too: kernels multiply by the weight, and 0 * NaN is NaN.
+    NaN is a missing value where ``missing`` is "keep", and an error otherwise; Inf is one always. Rows of
+    weight zero must be finite too: kernels multiply by the weight, and 0 * NaN is NaN.
     """
     with np.errstate(all="ignore"):
         if all_finite(x.reshape(-1)):
-            return
-    bad = ~np.isfinite(x)
+            return True
+    bad = np.isinf(x) if missing == "keep" else ~np.isfinite(x)
+    if not bad.any():
+        return False
     row, column = np.unravel_index(int(np.argmax(bad)), x.shape)
     count = int(np.count_nonzero(bad))
     raise NonFiniteError(
         f"{where}: {count:,} non-finite value{'s' * (count > 1)}, first in row {start + int(row):,}, "
-        f"column {int(column)}. Drop those rows, or impute them before fitting."
+        f"column {int(column)}. {_cure(x[bad], missing)}"
     )
+
+
+def _cure(values: FloatArray, missing: str) -> str:
+    """Say what can be done about values that are not finite."""
+    if missing == "keep" or np.isinf(values).all():
+        return "Inf is no missing value: drop those rows, or replace it by NaN."
+    if np.isnan(values).all():
+        return 'Drop those rows, impute them, or pass missing="marginal" or "drop".'
+    return 'Drop those rows, or replace Inf by NaN and pass missing="marginal" or "drop".'
 
 
 def check_weight(where: str, weight: NDArray[np.float64], start: int) -> None:

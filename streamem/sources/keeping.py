@@ -7,7 +7,7 @@ that drops the least recently used would drop each block just before it is wante
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streamem.protocols import Block, Buffer, Rows
 from streamem.sources.wrapping import WrappedBlock, WrappedSource
@@ -53,5 +53,5 @@ class _KeptBlock(WrappedBlock):
         if rows is None:
             loaded = self.block.load(buffer)
             weight = None if loaded.weight is None else loaded.weight.copy()
-            rows = self.kept[self.index] = Rows(loaded.x.copy(), weight, loaded.start)
+            rows = self.kept[self.index] = replace(loaded, x=loaded.x.copy(), weight=weight)
         return rows

@@ -46,8 +46,8 @@ class ScratchSource(WrappedSource):
 
     file: _Descriptor
     """The scratch file."""
-    weighted: dict[int, bool] = field(default_factory=dict)
-    """Whether rows have weights, by index of the blocks that are in the file."""
+    written: dict[int, tuple[bool, bool]] = field(default_factory=dict)
+    """Whether rows have weights and are complete, by index of the blocks that are in the file."""
 
     def blocks(self) -> Sequence[Block]:
         """Return the blocks of the other source, each read from the scratch file once it is there."""
@@ -61,24 +61,25 @@ class _ScratchBlock(WrappedBlock):
     scratch: ScratchSource
 
     def load(self, buffer: Buffer | None = None) -> Rows:
-        weighted = self.scratch.weighted.get(self.index)
-        if weighted is None:
+        written = self.scratch.written.get(self.index)
+        if written is None:
             rows = self.block.load(buffer)
             self._write(rows)
             return rows
+        weighted, complete = written
         n, d = self.stop - self.start, self.scratch.n_features
         x_bytes = n * d * self.scratch.dtype.itemsize
         memory = (buffer or Buffer()).take((x_bytes + n * weighted * FLOAT64.itemsize,), np.dtype(np.uint8))
         self._transfer(os.preadv, memory)
         weight = memory[x_bytes:].view(FLOAT64) if weighted else None
-        return Rows(memory[:x_bytes].view(self.scratch.dtype).reshape(n, d), weight, self.start)
+        return Rows(memory[:x_bytes].view(self.scratch.dtype).reshape(n, d), weight, self.start, complete)
 
     def _write(self, rows: Rows) -> None:
         x = rows.x.reshape(-1).view(np.uint8)
         self._transfer(os.pwritev, x)
         if rows.weight is not None:
             self._transfer(os.pwritev, np.ascontiguousarray(rows.weight).view(np.uint8), x.nbytes)
-        self.scratch.weighted[self.index] = rows.weight is not None
+        self.scratch.written[self.index] = rows.weight is not None, rows.complete
 
     def _transfer(self, move: Any, memory: NDArray[np.uint8], skip: int = 0) -> None:
         """Read or write all of ``memory`` at the place of this block."""

@@ -39,6 +39,8 @@ class ArraySource:
     """First row of each block, and n_samples at the end."""
     block_bytes: int
     """Bytes that the largest load needs at its peak, decoding included."""
+    missing: str = "raise"
+    """What to do about NaN: "raise", or "keep"."""
 
     @property
     def name(self) -> str:
@@ -74,7 +76,7 @@ class ArraySource:
     def blocks(self) -> tuple[ArrayBlock, ...]:
         """Return all blocks, in row order."""
         return tuple(
-            ArrayBlock(i, start, stop, self.x, self.weight, self.dtype)
+            ArrayBlock(i, start, stop, self.x, self.weight, self.dtype, self.missing)
             for i, (start, stop) in enumerate(pairwise(self.edges))
         )
 
@@ -95,12 +97,14 @@ class ArrayBlock:
     """(n,) sample weights as stored; None where every row weighs 1."""
     dtype: np.dtype[Any]
     """float32 or float64: what rows are converted to."""
+    missing: str = "raise"
+    """What to do about NaN: "raise", or "keep"."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel with what these rows need: where the file is, or the rows if they are in memory."""
         weight = None if self.weight is None else self.weight.portable(self.start, self.stop)
         x = self.x.portable(self.start, self.stop)
-        return ArrayBlock, (self.index, self.start, self.stop, x, weight, self.dtype)
+        return ArrayBlock, (self.index, self.start, self.stop, x, weight, self.dtype, self.missing)
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -120,7 +124,7 @@ class ArrayBlock:
         return f"Block {self.index} (rows {self.start:,}-{self.stop:,} of {self.x.name})"
 
     def load(self, buffer: Buffer | None = None) -> Rows:
-        """Read the rows and their weights, convert them, and check that they are finite.
+        """Read the rows and their weights, convert them, and check that they are finite, or else missing.
 
         Rows in memory that are contiguous floats already are returned as a view.
 
@@ -136,12 +140,12 @@ class ArrayBlock:
         weight_bytes = 0 if self.weight is None else scratch_bytes(self.weight, n, FLOAT64)
         memory = (buffer or Buffer()).take((x_bytes + weight_bytes,), np.dtype(np.uint8))
         x = self._read(self.x, self.dtype, memory[:x_bytes])
-        check_rows(str(self), x, self.start)
+        complete = check_rows(str(self), x, self.start, self.missing)
         if self.weight is None:
-            return Rows(x, None, self.start)
+            return Rows(x, None, self.start, complete)
         weight = self._read(self.weight, FLOAT64, memory[x_bytes:])
         check_weight(str(self), weight, self.start)
-        return Rows(x, weight, self.start)
+        return Rows(x, weight, self.start, complete)
 
     def _read(self, array: ArrayHandle, dtype: np.dtype[Any], memory: NDArray[np.uint8]) -> NDArray[Any]:
         """Read one array, and say which block failed if it cannot be read."""
@@ -156,7 +160,9 @@ class ArrayBlock:
             ) from error
 
 
-def open_source(x: ArrayHandle, weight: ArrayHandle | None, memory_limit: int | None) -> ArraySource:
+def open_source(
+    x: ArrayHandle, weight: ArrayHandle | None, memory_limit: int | None, missing: str = "raise"
+) -> ArraySource:
     """Check shapes and dtypes, cut the rows into blocks, and return the source.
 
     Raises
@@ -178,4 +184,4 @@ def open_source(x: ArrayHandle, weight: ArrayHandle | None, memory_limit: int | 
     n_samples, n_features = x.shape
     rows = target_rows(n_samples, n_features * dtype.itemsize, memory_limit)
     edges = block_edges(x.name, n_samples, x.row_grids, rows, cost, memory_limit)
-    return ArraySource(x, weight, dtype, edges, max(cost(a, b) for a, b in pairwise(edges)))
+    return ArraySource(x, weight, dtype, edges, max(cost(a, b) for a, b in pairwise(edges)), missing)

@@ -1,0 +1,58 @@
+"""Leaving out rows that hold NaN, in the pass that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamem.protocols import Block, Buffer, Rows
+from streamem.sources.wrapping import WrappedBlock, WrappedSource
+
+__all__ = ["DroppingSource"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DroppingSource(WrappedSource):
+    """Another source, without the rows in which a value is missing; the others keep their places.
+
+    Examples
+    --------
+    >>> from streamem.sources import as_source
+    >>> x = np.array([[1.0, 2.0], [np.nan, 4.0], [5.0, 6.0]])
+    >>> rows = DroppingSource(as_source(x, missing="keep")).blocks()[0].load()
+    >>> rows.x.tolist(), rows.index.tolist(), rows.n_left_out
+    ([[1.0, 2.0], [5.0, 6.0]], [0, 2], 1)
+    """
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that the largest load needs at its peak: what is kept is a copy."""
+        rows = max(block.stop - block.start for block in self.source.blocks())
+        return self.source.block_bytes + rows * self.row_bytes
+
+    def blocks(self) -> Sequence[Block]:
+        """Return the blocks of the other source, which may turn out shorter than they say."""
+        return [_DroppingBlock(block) for block in self.source.blocks()]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _DroppingBlock(WrappedBlock):
+    """A block of complete rows."""
+
+    def load(self, buffer: Buffer | None = None) -> Rows:
+        rows = self.block.load(buffer)
+        if rows.complete:
+            return rows
+        kept = np.flatnonzero(~np.isnan(rows.x).any(axis=1))
+        weight = None if rows.weight is None else rows.weight[kept]
+        present = len(rows.x) if rows.weight is None else int(np.count_nonzero(rows.weight))
+        left_out = present - (len(kept) if weight is None else int(np.count_nonzero(weight)))
+        index = rows.start + kept if rows.index is None else rows.index[kept]
+        return Rows(rows.x[kept], weight, rows.start, True, index, rows.n_left_out + left_out)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as what it is: rows must be dropped there too."""
+        return _DroppingBlock, (self.block,)
