@@ -36,5 +36,7 @@ def main() -> None:
     """Expectation-maximisation for data bigger than memory."""
 
 
-for _command in (demo.demo, fit.fit, select.select, apply.predict, apply.score, inspect.inspect):
+_COMMANDS = (demo.demo, fit.fit, select.select, apply.predict, apply.score, apply.impute, inspect.inspect)
+
+for _command in _COMMANDS:
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""``streamem predict`` and ``streamem score``: a saved model on rows of data."""
+"""``streamem predict``, ``score`` and ``impute``: a saved model on rows of data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from streamem.cli.commands import Command, free_to_write, reading, talking
+from streamem.cli.commands import Command, free_to_write, missing_values, reading, talking
 from streamem.cli.meter import Meter
 from streamem.cli.output import emit, pairs
 from streamem.cli.progress import follow
 
-__all__ = ["load_model", "predict", "score"]
+__all__ = ["impute", "load_model", "predict", "score"]
 
 _MODEL = click.argument("model", type=click.Path(path_type=Path))
 
@@ -31,6 +31,7 @@ _MODEL = click.argument("model", type=click.Path(path_type=Path))
     "--proba", is_flag=True, help="Write the probability of each component instead of the likeliest."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
+@missing_values(None)
 @reading
 @talking
 def predict(
@@ -39,6 +40,7 @@ def predict(
     output: Path,
     proba: bool,
     overwrite: bool,
+    missing: str | None,
     quiet: bool,
     as_json: bool,
     **where: Any,
@@ -46,7 +48,7 @@ def predict(
     """Write the likeliest component of MODEL for each row of DATA."""
     free_to_write(output, overwrite)
     with follow(Meter(), quiet) as hear:
-        estimator = load_model(model, where["memory_limit"])
+        estimator = load_model(model, where["memory_limit"], missing)
         method = estimator.predict_proba if proba else estimator.predict
         method(data, out=str(output), overwrite=overwrite, scheduler=where["scheduler"], callbacks=(hear,))
     written = str(output.absolute())
@@ -73,6 +75,7 @@ def predict(
 )
 @click.option("--weights", metavar="PATH", help="One weight for each row.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
+@missing_values(None)
 @reading
 @talking
 def score(
@@ -81,6 +84,7 @@ def score(
     output: Path | None,
     overwrite: bool,
     weights: str | None,
+    missing: str | None,
     quiet: bool,
     as_json: bool,
     **where: Any,
@@ -92,7 +96,7 @@ def score(
     if output is not None:
         free_to_write(output, overwrite)
     with follow(Meter(), quiet) as hear:
-        estimator = load_model(model, where["memory_limit"])
+        estimator = load_model(model, where["memory_limit"], missing)
         running = {"scheduler": where["scheduler"], "callbacks": (hear,)}
         if output is not None:
             estimator.score_samples(data, out=str(output), overwrite=overwrite, **running)
@@ -110,8 +114,51 @@ def score(
     emit(document, pairs(dict(zip(labels, figures.values(), strict=True))), as_json)
 
 
-def load_model(path: Path, memory_limit: int | None = None) -> Any:
-    """Return a saved estimator that works in ``memory_limit`` bytes, where that is given.
+@click.command(cls=Command)
+@_MODEL
+@click.argument("data")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A zarr array to write, e.g. filled.zarr.",
+)
+@click.option("--draws", is_flag=True, help="Draw at random given what is observed, instead of the mean.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+@reading
+@talking
+def impute(
+    model: Path,
+    data: str,
+    output: Path,
+    draws: bool,
+    seed: int,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Write DATA with missing values (NaN) filled in by MODEL, given what is observed of each row."""
+    free_to_write(output, overwrite)
+    with follow(Meter(), quiet) as hear:
+        load_model(model, where["memory_limit"]).impute(
+            data,
+            out=str(output),
+            draws=draws,
+            random_state=seed,
+            overwrite=overwrite,
+            scheduler=where["scheduler"],
+            callbacks=(hear,),
+        )
+    written = str(output.absolute())
+    document = {"command": "impute", "model": str(model), "data": data, "output": written, "draws": draws}
+    emit(document, pairs({"rows": written}), as_json)
+
+
+def load_model(path: Path, memory_limit: int | None = None, missing: str | None = None) -> Any:
+    """Return a saved estimator with ``memory_limit`` and ``missing`` as given, where they are.
 
     Raises
     ------
@@ -123,4 +170,6 @@ def load_model(path: Path, memory_limit: int | None = None) -> Any:
     estimator = load(path)
     if memory_limit is not None:
         estimator.memory_limit = memory_limit
+    if missing is not None:
+        estimator.missing = missing
     return estimator

@@ -33,6 +33,7 @@ __all__ = [
     "exit_code",
     "for_machines",
     "free_to_write",
+    "missing_values",
     "reading",
     "talking",
 ]
@@ -116,6 +117,17 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 
 
 SIZE = _Size()
+
+
+def missing_values(default: str | None) -> Callable[[F], F]:
+    """Return the option that says what happens to rows with NaN; None: what the model was fitted with."""
+    return click.option(
+        "--missing",
+        type=click.Choice(["raise", "drop", "marginal"]),
+        default=default,
+        show_default="as in the fit" if default is None else True,
+        help="Rows with NaN: an error, left out, or taken for what is observed of them.",
+    )
 
 
 def talking(command: F) -> F:

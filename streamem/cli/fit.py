@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 import click
 
 from streamem.cli import machine
-from streamem.cli.commands import Command, end, exit_code, free_to_write, reading, talking
+from streamem.cli.commands import (
+    Command,
+    end,
+    exit_code,
+    free_to_write,
+    missing_values,
+    reading,
+    talking,
+)
 from streamem.cli.config import configurable
 from streamem.cli.meter import Meter
 from streamem.cli.output import emit, pairs
@@ -68,6 +76,7 @@ _SETTINGS = (
         show_default=True,
         help="What to compute in.",
     ),
+    missing_values("raise"),
     click.option(
         "--scratch", metavar="DIR", help="Folder for an uncompressed copy of the rows while fitting."
     ),
@@ -156,6 +165,7 @@ def _document(options: dict[str, Any], estimator: Any, seconds: float) -> dict[s
         "n_components": options["n_components"],
         "covariance_type": options["covariance_type"],
         "n_samples": estimator.result_.stats.n_samples,
+        "n_left_out": estimator.result_.stats.n_left_out,
         "n_features": estimator.n_features_in_,
         **fit_summary(estimator.result_),
         "bic": estimator.bic(),

@@ -275,6 +275,14 @@ def impute(params: GaussianMixtureParams, rows: Rows, seeds: NDArray[np.uint64] 
     """
     if rows.complete:
         return rows.x.copy()
+    out = np.empty_like(rows.x)
+    for start in range(0, len(out), SLICE_ROWS):
+        part = Rows(rows.x[start : start + SLICE_ROWS], None, rows.start + start, False)
+        out[start : start + SLICE_ROWS] = _imputed(params, part, seeds)
+    return out
+
+
+def _imputed(params: GaussianMixtureParams, rows: Rows, seeds: NDArray[np.uint64] | None) -> Array:
     x = rows.x.astype(np.float64)
     found, components = patterns(x), _components(params)
     resp = posterior(incomplete.log_joint(x, found, components))
@@ -285,7 +293,7 @@ def impute(params: GaussianMixtureParams, rows: Rows, seeds: NDArray[np.uint64] 
         resp = np.equal.outer(drawn, np.arange(resp.shape[1])).astype(np.float64)
         noise = ndtri(np.stack(others, axis=1))
     incomplete.impute(x, found, components, resp, noise)
-    return x.astype(rows.x.dtype)
+    return x
 
 
 def _uniform(rows: Rows, seed: int) -> Array:

@@ -118,7 +118,8 @@ class DataSummary:
 
     def of_pairs(self, pairs: PairMoments) -> DataSummary:
         """Return the summary with moments of rows in which values are missing."""
-        return replace(self, mean=pairs.mean, scatter=self.weight * pairs.covariance, pairs=pairs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return replace(self, mean=pairs.mean, scatter=self.weight * pairs.covariance, pairs=pairs)
 
     def _pairs(self) -> PairMoments:
         return self.pairs or PairMoments.of_complete(self.weight, self.mean, self.scatter)

@@ -114,11 +114,11 @@ def check_rows(where: str, x: FloatArray, start: int, missing: str = "raise") ->
 
 def _cure(values: FloatArray, missing: str) -> str:
     """Say what can be done about values that are not finite."""
-    if missing == "keep" or np.isinf(values).all():
+    if missing == "keep":
         return "Inf is no missing value: drop those rows, or replace it by NaN."
-    if np.isnan(values).all():
-        return 'Drop those rows, impute them, or pass missing="marginal" or "drop".'
-    return 'Drop those rows, or replace Inf by NaN and pass missing="marginal" or "drop".'
+    if np.isnan(values).any():
+        return 'Drop those rows, impute them, or pass missing="marginal" or "drop", for NaN alone.'
+    return "Drop those rows, or impute them before fitting."
 
 
 def check_weight(where: str, weight: NDArray[np.float64], start: int) -> None:

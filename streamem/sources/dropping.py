@@ -28,6 +28,11 @@ class DroppingSource(WrappedSource):
     """
 
     @property
+    def in_memory(self) -> bool:
+        """Whether loads are of rows that are in memory already."""
+        return bool(getattr(self.source, "in_memory", False))
+
+    @property
     def block_bytes(self) -> int:
         """Bytes that the largest load needs at its peak: what is kept is a copy."""
         rows = max(block.stop - block.start for block in self.source.blocks())

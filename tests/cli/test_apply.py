@@ -84,3 +84,38 @@ def test_score__writes_the_score_of_each_row_if_asked(run_json, model, data, row
 def test_score__tells_humans(run, model, data):
     text = run("score", model, data, "-q").stderr
     assert all(word in text for word in ("log-lik/row", "BIC", "AIC"))
+
+
+@pytest.fixture
+def gappy(tmp_path, rows):
+    """The rows in a file, a tenth of the values missing."""
+    x = rows.copy()
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    np.save(tmp_path / "gappy.npy", x)
+    return tmp_path / "gappy.npy"
+
+
+def test_missing__is_an_error_unless_told_otherwise(run, run_json, gappy):
+    x = np.load(gappy)
+    assert run("fit", gappy, "-k", 2).exit_code == 2
+    code, document = run_json("fit", gappy, "-k", 2, "--missing", "marginal", "-o", "m.npz")
+    assert code == 0
+    assert document["n_left_out"] == np.isnan(x).all(axis=1).sum()
+    assert document["n_samples"] == len(x) - document["n_left_out"]
+    assert run("predict", "m.npz", gappy, "-o", "l.npy").exit_code == 0
+    assert np.array_equal(np.load("l.npy"), sem.load("m.npz").predict(x))
+    assert run("predict", "m.npz", gappy, "-o", "d.npy", "--missing", "drop").exit_code == 0
+    assert np.array_equal(np.load("d.npy") == -1, np.isnan(x).any(axis=1))
+    assert run("score", "m.npz", gappy, "--missing", "raise").exit_code == 2
+    _, document = run_json("score", "m.npz", gappy)
+    assert document["log_likelihood"] == pytest.approx(sem.load("m.npz").score(x), rel=1e-14)
+
+
+def test_impute__writes_what_the_library_would(run, run_json, model, gappy):
+    x = np.load(gappy)
+    code, document = run_json("impute", model, gappy, "-o", "f.npy")
+    assert code == 0
+    assert np.array_equal(np.load(document["output"]), sem.load(model).impute(x))
+    assert run("impute", model, gappy, "-o", "f.npy", "--draws", "--seed", 3).exit_code == 2
+    assert run("impute", model, gappy, "-o", "f.npy", "--draws", "--seed", 3, "--overwrite").exit_code == 0
+    assert np.array_equal(np.load("f.npy"), sem.load(model).impute(x, draws=True, random_state=3))

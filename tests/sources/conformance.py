@@ -156,11 +156,38 @@ class SourceTests:
         block = next(b for b in source.blocks() if b.start <= 61 < b.stop)
         with pytest.raises(NonFiniteError) as caught:
             block.load()
+        cure = "Drop those rows, or impute them before fitting."
+        if np.isnan(bad):
+            cure = 'Drop those rows, impute them, or pass missing="marginal" or "drop", for NaN alone.'
         assert str(caught.value) == (
             f"Block {block.index} (rows {block.start}-{block.stop} of {source.name}): 2 non-finite values, "
-            "first in row 61, column 3. Drop those rows, or impute them before fitting."
+            f"first in row 61, column 3. {cure}"
         )
         source.blocks()[0].load()
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_missing__is_kept_where_asked_for_and_infinity_is_not(
+        self, tmp_path_factory: pytest.TempPathFactory, dtype: str
+    ) -> None:
+        array = numbers(100, 5, dtype)
+        array[61, 3] = array[62, 4] = np.nan
+        array[80] = np.nan
+        for worse in (False, True):
+            if worse:
+                array[62, 0] = np.inf
+            x = self.make(array, 7, tmp_path_factory.mktemp("store"))
+            source = as_source(x, memory_limit=limit_for(14, array), missing="keep")
+            for block in pickle.loads(pickle.dumps(source.blocks())):
+                expected = array[block.start : block.stop]
+                if np.isinf(expected).any():
+                    with pytest.raises(
+                        NonFiniteError, match=r"1 non-finite value, first in row 62, column 0"
+                    ):
+                        block.load()
+                    continue
+                rows = block.load()
+                np.testing.assert_array_equal(rows.x, expected)
+                assert rows.complete == (not np.isnan(expected).any())
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     def test_non_finite__is_not_claimed_of_large_values(self, make_source: Any, dtype: str) -> None:
