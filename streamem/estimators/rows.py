@@ -50,7 +50,7 @@ class RowData:
         result = map_reduce(
             e_step, self.source, self.scheduler, lambda rows: self.notify(PassProgress(phase, index, rows))
         )
-        if not result.stats.weight > 0 and getattr(result.stats, "n_left_out", 0):
+        if not result.stats.weight > 0 and getattr(result.stats, "n_left_out", 0) > 0:
             raise InputError(
                 f"{self.source.name}: no row is left, because values are missing in all of them. Leave out "
                 'the columns that are missing most, or pass missing="marginal".'

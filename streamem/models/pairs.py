@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from streamem.protocols import FloatArray
 
-__all__ = ["PairMoments"]
+__all__ = ["PairMoments", "overflowing"]
 
 Array = NDArray[np.float64]
 SLICE_ROWS = 4096
 
-overflowing = np.errstate(over="ignore", invalid="ignore")  # what overflows is told when all rows are seen
+overflowing = np.errstate(over="ignore", invalid="ignore")
+"""For what may overflow: it is told when all rows are seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +36,6 @@ class PairMoments:
     """(d, d) Σ w o_i o_j (x_i − origin_i)(x_j − origin_j)."""
 
     @classmethod
-    @overflowing
     def of(cls, x: FloatArray, weight: Array | None) -> PairMoments:
         """Return the moments of (n, d) rows, NaN where missing, about their own means."""
         d = x.shape[1]
@@ -69,7 +69,6 @@ class PairMoments:
         """Return the moments of rows without a missing value from those that they have anyway."""
         return cls(mean, np.full(scatter.shape, weight), np.zeros(scatter.shape), scatter)
 
-    @overflowing
     def at(self, origin: Array) -> PairMoments:
         """Return the same moments about another origin."""
         e = self.origin - origin
@@ -77,7 +76,6 @@ class PairMoments:
         second = self.second + shifted.T + self.weight * np.outer(e, e)
         return PairMoments(origin, self.weight, self.first + self.weight * e[:, None], second)
 
-    @overflowing
     def merge(self, other: PairMoments) -> PairMoments:
         """Return the moments of both sets of rows."""
         seen, others = np.diagonal(self.weight), np.diagonal(other.weight)
@@ -88,14 +86,12 @@ class PairMoments:
         return PairMoments(origin, a.weight + b.weight, a.first + b.first, a.second + b.second)
 
     @property
-    @overflowing
     def mean(self) -> Array:
         """(d,) means of what is observed in each column; the origin where nothing is."""
         seen = np.diagonal(self.weight)
         return np.asarray(self.origin + np.diagonal(self.first) / np.where(seen > 0, seen, 1.0))
 
     @property
-    @overflowing
     def covariance(self) -> Array:
         """(d, d) positive semi-definite, its diagonal the variances of what is observed in each column.
 

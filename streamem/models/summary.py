@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamem.kernels.moments import moments
 from streamem.kernels.sampling import hashes, select_below
 from streamem.models.missing import without_unobserved
-from streamem.models.pairs import PairMoments
+from streamem.models.pairs import PairMoments, overflowing
 from streamem.protocols import FloatArray, Rows
 
 __all__ = ["DataSummary", "Sample", "Summarize"]
@@ -96,6 +96,7 @@ class DataSummary:
     pairs: PairMoments | None = None
     """What mean and scatter come from where values are missing."""
 
+    @overflowing
     def merge(self, other: DataSummary) -> DataSummary:
         """Return the summary of both sets of rows."""
         weight = self.weight + other.weight
@@ -118,8 +119,7 @@ class DataSummary:
 
     def of_pairs(self, pairs: PairMoments) -> DataSummary:
         """Return the summary with moments of rows in which values are missing."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return replace(self, mean=pairs.mean, scatter=self.weight * pairs.covariance, pairs=pairs)
+        return replace(self, mean=pairs.mean, scatter=self.weight * pairs.covariance, pairs=pairs)
 
     def _pairs(self) -> PairMoments:
         return self.pairs or PairMoments.of_complete(self.weight, self.mean, self.scatter)
@@ -145,6 +145,7 @@ class Summarize:
     threshold: int = LARGEST_HASH
     """Rows of larger hash are not looked at: what keeps the sample of a block small."""
 
+    @overflowing
     def __call__(self, rows: Rows) -> DataSummary:
         """Return the summary of one block."""
         return self._of_complete(rows) if rows.complete else self._of_incomplete(without_unobserved(rows))

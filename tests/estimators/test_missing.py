@@ -225,7 +225,7 @@ def test_column_that_is_missing_everywhere__is_refused(missing):
 def test_rows_whose_squares_overflow__are_refused(missing):
     x = GAPPY.copy()
     x[np.flatnonzero(COMPLETE)[0], 1] = 1e200
-    with pytest.raises(sem.InputError, match="column 1 holds values .* whose squares overflow"):
+    with pytest.raises(sem.InputError, match=r"column 1 holds values .* whose squares overflow"):
         sem.GaussianMixture(3, missing=missing).fit(x)
 
 
