@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.kernels.compile import kernel
+from streamem.kernels.compile import kernel, unwritable
 from streamem.kernels.mixture import MixtureSums
 from streamem.kernels.patterns import Patterns
 
@@ -99,8 +99,9 @@ def statistics(
     """
     k, d = components.means.shape
     sum_w, sum_wy = np.zeros(k), np.zeros((k, d))
-    weights = np.empty(0) if weight is None else np.ascontiguousarray(weight, np.float64)
-    given = np.empty((0, 0)) if resp is None else np.ascontiguousarray(resp, np.float64)
+    x = unwritable(x)
+    weights = unwritable(np.empty(0) if weight is None else np.ascontiguousarray(weight, np.float64))
+    given = unwritable(np.empty((0, 0)) if resp is None else np.ascontiguousarray(resp, np.float64))
     if isinstance(components, DiagonalComponents):
         sum_wyy = np.zeros((k, d))
         gained, entropy = _diagonal_statistics(
@@ -117,7 +118,7 @@ def statistics(
 
 def log_joint(x: FloatArray, found: Patterns, components: Components) -> Float64Array:
     """Return (n, k) ``log π_k p_k(x_o)`` of what is observed; each row's bits depend on that row alone."""
-    out = np.empty((len(x), len(components.means)))
+    x, out = unwritable(x), np.empty((len(x), len(components.means)))
     if isinstance(components, DiagonalComponents):
         _diagonal_log_joint(x, found.rows, components, out)
     else:
@@ -143,7 +144,7 @@ def impute(
         _dense_impute(x, *found, components, resp, noise)
 
 
-@kernel(inline=True)
+@kernel(part=True)
 def _project(cholesky, columns, n_columns, lower, basis):  # type: ignore[no-untyped-def]
     """Write G and Q by Gram-Schmidt, each row twice, which makes Q orthonormal to rounding.
 
@@ -189,7 +190,7 @@ def _project_all(cholesky, columns, lower, basis, inverse):  # type: ignore[no-u
                 inverse[f, i, c] /= lower[f, i, i]
 
 
-@kernel(inline=True)
+@kernel(part=True)
 def _enter(observed, components, columns, lower, basis, log_const):  # type: ignore[no-untyped-def]
     """Prepare for the rows of one pattern: its columns, factors and constants; return how many columns."""
     n = 0
@@ -206,7 +207,7 @@ def _enter(observed, components, columns, lower, basis, log_const):  # type: ign
     return n
 
 
-@kernel(inline=True)
+@kernel(part=True)
 def _whiten(row, components, c, columns, n, lower, y):  # type: ignore[no-untyped-def]
     """Write ``y = G⁻¹(x_o − μ_o)`` of component c; return ``‖y‖²``."""
     squares = 0.0
@@ -219,7 +220,7 @@ def _whiten(row, components, c, columns, n, lower, y):  # type: ignore[no-untype
     return squares
 
 
-@kernel(inline=True)
+@kernel(part=True)
 def _lift(y, columns, n, basis, out):  # type: ignore[no-untyped-def]
     """Write ``Qᵀ y`` (d,)."""
     for j in range(len(out)):
@@ -229,7 +230,7 @@ def _lift(y, columns, n, basis, out):  # type: ignore[no-untyped-def]
             out[j] += y[i] * basis[i, j]
 
 
-@kernel(inline=True)
+@kernel(part=True)
 def _posterior(joint, w, given, resp, t, r):  # type: ignore[no-untyped-def]
     """Write ``w r`` (k,) from log-joints (k,), or from resp; return what the row adds to ℓ and to H."""
     k = len(joint)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.kernels.compile import kernel
+from streamem.kernels.compile import kernel, unwritable
 
 __all__ = ["Patterns", "patterns", "take"]
 
@@ -39,10 +39,13 @@ def patterns(x: FloatArray) -> Patterns:
     ([[True, False], [True, True]], [0, 2])
     """
     n = len(x)
-    words = np.zeros((n, -(-x.shape[1] // 64)), np.uint64)
+    width = -(-x.shape[1] // 64) * 8
+    words = np.zeros((n, width), np.uint8)
+    bits = np.packbits(np.isnan(x), axis=1)
+    words[:, : bits.shape[1]] = bits
     table = np.full(2 << max(1, n).bit_length(), -1)
     label, first = np.empty(n, np.int64), np.empty(n, np.int64)
-    first = first[: _label_rows(x, words, table, label, first)]
+    first = first[: _label_rows(words.view(np.uint64), table, label, first)]
     starts, rows = np.zeros(len(first) + 1, np.int64), np.empty(n, np.int64)
     _sort(label, starts, rows)
     return Patterns(~np.isnan(x[first]), starts, rows)
@@ -51,7 +54,7 @@ def patterns(x: FloatArray) -> Patterns:
 def take(x: FloatArray, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> FloatArray:
     """Return (len(rows), len(columns)) of the values, in one reading."""
     out = np.empty((len(rows), len(columns)), x.dtype)
-    _take(x, rows, columns, out)
+    _take(unwritable(x), rows, columns, out)
     return out
 
 
@@ -78,20 +81,16 @@ def _sort(label, starts, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _label_rows(x, words, table, label, first):  # type: ignore[no-untyped-def]
-    """Write each row's pattern to label (n,), and each pattern's first row; return how many there are.
+def _label_rows(words, table, label, first):  # type: ignore[no-untyped-def]
+    """Number the distinct of words (n, w): write label (n,) and first (n,); return how many there are.
 
-    Rows are found in a hash table, open addressing, by the bits of what they miss. O(n d) time.
+    By a hash table with open addressing. O(n w) time.
     """
     count, mask = 0, np.uint64(len(table) - 1)
-    for t in range(len(x)):
+    for t in range(len(words)):
         key = np.uint64(0)
         for w in range(words.shape[1]):
-            bits = np.uint64(0)
-            for j in range(64 * w, min(x.shape[1], 64 * w + 64)):
-                bits |= np.uint64(x[t, j] != x[t, j]) << np.uint64(j - 64 * w)
-            words[t, w] = bits
-            key = (key ^ bits) * np.uint64(0x9E3779B97F4A7C15)
+            key = (key ^ words[t, w]) * np.uint64(0x9E3779B97F4A7C15)
             key ^= key >> np.uint64(32)
         slot = key & mask
         while True:

@@ -20,6 +20,7 @@ from streamem.errors import InputError
 from streamem.initialization import responsibilities
 from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
+from streamem.kernels.patterns import patterns
 from streamem.models import missing
 from streamem.models.covariance import COVARIANCES, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
@@ -236,8 +237,9 @@ class GaussianMixtureModel:
         if rows.complete:
             sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp, dtype)
         else:
-            rows = missing.without_unobserved(rows)
-            sums, dtype = missing.statistics(params, rows, resp, self._dtype)
+            found = patterns(rows.x)
+            rows = missing.without_unobserved(rows, found)
+            sums, dtype = missing.statistics(params, rows, found, resp, self._dtype)
         columns = rows.x.shape[1] if self.covariance_type == "spherical" else 1
         return GaussianMixtureStats(
             params,

@@ -124,25 +124,25 @@ def _components(params: GaussianMixtureParams) -> incomplete.Components:
     )
 
 
-def without_unobserved(rows: Rows) -> Rows:
+def without_unobserved(rows: Rows, found: Patterns) -> Rows:
     """Return the rows with weight 0 where nothing is observed: they say nothing about any parameter."""
-    empty = np.isnan(rows.x).all(axis=1)
-    weight = np.ones(len(rows.x)) if rows.weight is None else rows.weight
-    left_out = int(np.count_nonzero(weight[empty]))
+    empty = np.flatnonzero(~found.observed.any(axis=1))
+    group = found.group(int(empty[0])) if len(empty) else empty
+    weight = np.ones(len(rows.x)) if rows.weight is None else rows.weight.copy()
+    left_out = int(np.count_nonzero(weight[group]))
     if left_out == 0:
         return rows
-    weight = np.where(empty, 0.0, weight)
+    weight[group] = 0.0
     return Rows(rows.x, weight, rows.start, False, rows.index, rows.n_left_out + left_out)
 
 
 def statistics(
-    params: GaussianMixtureParams, rows: Rows, resp: Array | None, dtype_of: DtypeOf
+    params: GaussianMixtureParams, rows: Rows, found: Patterns, resp: Array | None, dtype_of: DtypeOf
 ) -> tuple[MixtureSums, np.dtype[Any]]:
     """Return the sums of `streamem.kernels.mixture.statistics`, and the coarsest dtype they were computed in.
 
-    Rows without a missing value are worked through as if all were so.
+    Rows without a missing value are worked through as if all were so; rows with nothing else are left out.
     """
-    found = patterns(rows.x)
     observed = found.observed.sum(axis=1)
     complete, empty = observed == rows.x.shape[1], observed == 0
     dtype = np.dtype(np.float64 if resp is not None else dtype_of(params, rows))

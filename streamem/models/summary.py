@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.moments import moments
+from streamem.kernels.patterns import patterns
 from streamem.kernels.sampling import hashes, select_below
 from streamem.models.missing import without_unobserved
 from streamem.models.pairs import PairMoments, overflowing
@@ -148,10 +149,11 @@ class Summarize:
     @overflowing
     def __call__(self, rows: Rows) -> DataSummary:
         """Return the summary of one block."""
-        return self._of_complete(rows) if rows.complete else self._of_incomplete(without_unobserved(rows))
+        return self._of_complete(rows) if rows.complete else self._of_incomplete(rows)
 
     def _of_incomplete(self, rows: Rows) -> DataSummary:
         """Return the summary of a block in which values are missing."""
+        rows = without_unobserved(rows, patterns(rows.x))
         present = np.flatnonzero(rows.weight) if rows.weight is not None else slice(None)
         x = rows.x[present]
         d = x.shape[1]
