@@ -197,9 +197,14 @@ def select(
         callbacks=(functools.partial(log_pass, logging.INFO if first.verbose else logging.DEBUG), *callbacks),
         passes=True,
         scratch=scratch,
+        missing=first.missing,
     ) as data:
         capacities = [sample_rows(trial.model, data.source, first.sample_size, limit) for trial in trials]
-        rows = data if heldout is None else TrainingRows(data.source, data.scheduler, data.callbacks, heldout)
+        rows = (
+            data
+            if heldout is None
+            else TrainingRows(data.source, data.scheduler, data.callbacks, data.missing, heldout)
+        )
         summary = summarize_rows(rows, max(capacities), sample_seed)
         for trial, capacity in zip(trials, capacities, strict=True):
             trial.start(data, summary, capacity)

@@ -7,7 +7,7 @@ or the scheduler. To a fit they weigh nothing; in the same reading each candidat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -81,12 +81,18 @@ class HeldOut:
 
     def split(self, rows: Rows) -> tuple[Rows, Rows]:
         """Return the rows with those held out weighing nothing, and those held out alone."""
-        held = self.mask(rows.start, len(rows.x))
+        if rows.index is None:
+            held = self.mask(rows.start, len(rows.x))
+        else:
+            places = rows.index - rows.start
+            held = self.mask(rows.start, int(places.max(initial=-1)) + 1)[places]
         weight = np.ones(len(rows.x)) if rows.weight is None else rows.weight
         alone = held & (weight > 0)
+        if not rows.complete:  # a row of which nothing is observed scores nothing
+            alone &= ~np.isnan(rows.x).all(axis=1)
         return (
-            Rows(rows.x, np.where(held, 0.0, weight), rows.start),
-            Rows(rows.x[alone], weight[alone], rows.start),
+            replace(rows, weight=np.where(held, 0.0, weight)),
+            Rows(rows.x[alone], weight[alone], rows.start, rows.complete),
         )
 
     def e_steps(self, wanted: Sequence[tuple[Any, Any]], rows: Rows) -> Several[Scored[Any]]:

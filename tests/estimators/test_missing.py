@@ -277,3 +277,25 @@ def test_saved_model__keeps_how_it_treats_gaps(tmp_path):
     assert other.missing == "marginal"
     assert other.stats_.n_left_out == EMPTY.sum()
     np.testing.assert_array_equal(other.predict(GAPPY), gm.predict(GAPPY))
+
+
+@pytest.mark.parametrize("missing", ["drop", "marginal"])
+def test_select__fits_what_the_estimator_does(missing):
+    settings = {"missing": missing, "random_state": 0}
+    found = sem.select(GAPPY, n_components=[3], covariance_type="full", criterion="bic", **settings)
+    np.testing.assert_array_equal(found.best.means_, sem.GaussianMixture(3, **settings).fit(GAPPY).means_)
+
+
+@pytest.mark.parametrize("missing", ["drop", "marginal"])
+def test_select__holds_out_rows_with_gaps_too(missing):
+    found = sem.select(
+        GAPPY,
+        n_components=[1, 3],
+        covariance_type="full",
+        criterion="heldout",
+        missing=missing,
+        random_state=0,
+    )
+    assert found.best.n_components == 3
+    score = found.best.score(GAPPY)
+    assert found.table[1].heldout == pytest.approx(score, abs=0.2)
