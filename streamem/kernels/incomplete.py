@@ -144,7 +144,7 @@ def impute(
         _dense_impute(x, *found, components, resp, noise)
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def _project(cholesky, columns, n_columns, lower, basis):  # type: ignore[no-untyped-def]
     """Write G and Q by Gram-Schmidt, each row twice, which makes Q orthonormal to rounding.
 
@@ -190,7 +190,7 @@ def _project_all(cholesky, columns, lower, basis, inverse):  # type: ignore[no-u
                 inverse[f, i, c] /= lower[f, i, i]
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def _enter(observed, components, columns, lower, basis, log_const):  # type: ignore[no-untyped-def]
     """Prepare for the rows of one pattern: its columns, factors and constants; return how many columns."""
     n = 0
@@ -207,7 +207,7 @@ def _enter(observed, components, columns, lower, basis, log_const):  # type: ign
     return n
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def _whiten(row, components, c, columns, n, lower, y):  # type: ignore[no-untyped-def]
     """Write ``y = G⁻¹(x_o − μ_o)`` of component c; return ``‖y‖²``."""
     squares = 0.0
@@ -220,7 +220,7 @@ def _whiten(row, components, c, columns, n, lower, y):  # type: ignore[no-untype
     return squares
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def _lift(y, columns, n, basis, out):  # type: ignore[no-untyped-def]
     """Write ``Qᵀ y`` (d,)."""
     for j in range(len(out)):
@@ -230,7 +230,7 @@ def _lift(y, columns, n, basis, out):  # type: ignore[no-untyped-def]
             out[j] += y[i] * basis[i, j]
 
 
-@kernel(part=True)
+@kernel(inline=True)
 def _posterior(joint, w, given, resp, t, r):  # type: ignore[no-untyped-def]
     """Write ``w r`` (k,) from log-joints (k,), or from resp; return what the row adds to ℓ and to H."""
     k = len(joint)
@@ -377,7 +377,12 @@ def _enter_row(row, value, seen):  # type: ignore[no-untyped-def]
 @kernel(inline=True)
 def _log_densities(components):  # type: ignore[no-untyped-def]
     """Return what each feature adds to the log-density at its mean, (k, d)."""
-    return -0.5 * LOG_2PI - np.log(components.deviations)
+    k, d = components.means.shape
+    at_mean = np.empty((k, d))
+    for c in range(k):
+        for j in range(d):
+            at_mean[c, j] = -0.5 * LOG_2PI - np.log(components.deviations[c, j])
+    return at_mean
 
 
 @kernel(inline=True)
