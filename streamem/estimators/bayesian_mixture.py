@@ -53,6 +53,8 @@ class BayesianGaussianMixture(GaussianMixture):
     covariance_prior
         Ψ₀: (d, d), (d,) or a number by covariance type, in squared units of the columns. None is the
         covariance of the rows, from the first pass.
+    missing
+        Rows with missing values (NaN): ``"raise"`` or ``"drop"``, as in `GaussianMixture`.
     acceleration, sample_size, memory_limit, precision, callbacks
         As in `GaussianMixture`.
 
@@ -107,6 +109,7 @@ class BayesianGaussianMixture(GaussianMixture):
         acceleration: Literal["auto", "anderson", "none"] = "auto",
         sample_size: int | Literal["auto"] = "auto",
         memory_limit: int | str | None = "1GiB",
+        missing: str = "raise",
         precision: Literal["auto", "float32", "float64"] = "auto",
         callbacks: Iterable[Callback] = (),
     ) -> None:
@@ -129,11 +132,16 @@ class BayesianGaussianMixture(GaussianMixture):
         self.acceleration = acceleration
         self.sample_size = sample_size
         self.memory_limit = memory_limit
+        self.missing = missing
         self.precision = precision
         self.callbacks = callbacks
 
     def _model(self, fitted: bool = True) -> BayesianGaussianMixtureModel:
         check_settings(self)
+        if self.missing == "marginal":
+            raise InputError(
+                'missing="marginal" is for GaussianMixture. Pass missing="drop", or fill the values.'
+            )
         _check_prior(self)
         if fitted:
             check_same_shape(self, self.params_)
@@ -195,6 +203,10 @@ class BayesianGaussianMixture(GaussianMixture):
         """Ψ₀: (d, d), (d,) or () by covariance type."""
         model = self._fitted_model()
         return np.asarray(model.shape.gram(model.prior.scale))
+
+    def impute(self, X: Any, **keywords: Any) -> Any:
+        """Refuse: rows with missing values are for `GaussianMixture`."""
+        raise InputError(f"{type(self).__name__}: impute is for GaussianMixture. Fit one to fill values.")
 
     def adapt(self, X: Any, **keywords: Any) -> Self:
         """Refuse: the priors here are one for all components."""

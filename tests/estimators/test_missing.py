@@ -299,3 +299,14 @@ def test_select__holds_out_rows_with_gaps_too(missing):
     assert found.best.n_components == 3
     score = found.best.score(GAPPY)
     assert found.table[1].heldout == pytest.approx(score, abs=0.2)
+
+
+def test_bayesian_mixture__drops_rows_or_refuses_them():
+    settings = {"n_components": 2, "random_state": 0, "max_iter": 3, "acceleration": "none"}
+    with pytest.warns(sem.ConvergenceWarning):
+        bgm = sem.BayesianGaussianMixture(missing="drop", **settings).fit(GAPPY)
+    np.testing.assert_array_equal(bgm.predict(GAPPY) == -1, ~COMPLETE)
+    with pytest.raises(sem.InputError, match="for GaussianMixture"):
+        bgm.impute(GAPPY)
+    with pytest.raises(sem.InputError, match="for GaussianMixture"):
+        sem.BayesianGaussianMixture(missing="marginal").fit(GAPPY)
