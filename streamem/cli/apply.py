@@ -140,7 +140,7 @@ def impute(
     as_json: bool,
     **where: Any,
 ) -> None:
-    """Write DATA with missing values (NaN) filled in by MODEL, given what is observed of each row."""
+    """Write DATA with missing values filled in by MODEL."""
     free_to_write(output, overwrite)
     with follow(Meter(), quiet) as hear:
         load_model(model, where["memory_limit"]).impute(

@@ -19,14 +19,20 @@ from typing import Any, overload
 
 import numba
 from numba.core import event
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-__all__ = ["FASTMATH", "cache_directory", "kernel", "unwritable"]
+__all__ = ["OPTIONS", "cache_directory", "kernel", "unwritable"]
 
 logger = logging.getLogger("streamem")
 
-FASTMATH = frozenset({"contract", "reassoc", "nsz", "arcp"})
-"""What LLVM may assume. Infinities and NaN keep their meaning: dead components and overflow rely on it."""
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+    "boundscheck": False,
+    "error_model": "numpy",
+}
+"""How numba is to compile. Infinities and NaN keep their meaning: dead components and overflow rely on it."""
 
 
 @overload
@@ -53,23 +59,15 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
     """
     if function is None:
         return partial(kernel, inline=inline)
-    directory = None if inline else cache_directory()
-    options: dict[str, Any] = {
-        "nogil": True,
-        "fastmath": set(FASTMATH),
-        "boundscheck": False,
-        "error_model": "numpy",
-        "cache": directory is not None,
-    }
     if inline:
-        options["forceinline"] = True
+        return register_jitable(forceinline=True, no_cfunc_wrapper=True, **OPTIONS)(function)
+    directory = cache_directory()
     with _numba_cache_in(directory):
         try:
-            dispatcher = numba.njit(**options)(function)
+            dispatcher = numba.njit(cache=directory is not None, **OPTIONS)(function)
         except RuntimeError:  # no file to compare with: numba has nowhere to keep it
-            dispatcher = numba.njit(**{**options, "cache": False})(function)
-    if not inline:
-        _entries.add(dispatcher)
+            dispatcher = numba.njit(**OPTIONS)(function)
+    _entries.add(dispatcher)
     return dispatcher
 
 
