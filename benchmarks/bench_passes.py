@@ -1,8 +1,8 @@
 """Passes over the rows until a fit is close to the best known optimum, method by method.
 
 Every method starts from the same k-means++ start of the same seed. For each seed the best known optimum is
-the highest objective that any method reached. Passes do not depend on the machine; the pass that samples is not
-counted. "work" is rows evaluated, on the sample too, in passes over all rows with one candidate.
+the highest objective that any method reached. Passes do not depend on the machine; the pass that samples is
+not counted. "work" is rows evaluated, on the sample too, in passes over all rows with one candidate.
 """
 
 from __future__ import annotations
