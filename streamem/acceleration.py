@@ -36,6 +36,7 @@ S = TypeVar("S", bound=Stats)
 Vector = NDArray[np.float64]
 
 PATIENCE = 25  # accepted steps until damping has faded to a half
+MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
 FEWEST = 4  # steps on the sample: the first of them is the EM step
 
 
@@ -97,6 +98,34 @@ class PlainEM(Generic[P, S]):
 
 
 @dataclass(slots=True)
+class Mixing:
+    """The last points and their images under a map, and the point whose residual seems smallest."""
+
+    window: int = 8
+    """Points to combine at most."""
+    points: list[tuple[Vector, Vector]] = field(default_factory=list)
+    """Points and their images, the newest last."""
+
+    def add(self, point: Vector, image: Vector) -> None:
+        """Take one more point; a component without weight is at infinity, and nothing to mix with."""
+        if np.all(np.isfinite(point)) and np.all(np.isfinite(image)):
+            self.points.append((point, image))
+        else:
+            self.points.clear()
+        del self.points[: -self.window]
+
+    def mixed(self, share: float) -> Vector | None:
+        """Return the last image minus the combination of past changes that best explains its residual."""
+        if len(self.points) < 2:
+            return None
+        points, images = (np.stack(vectors) for vectors in zip(*self.points, strict=True))
+        residuals = images - points
+        changes = np.diff(residuals, axis=0).T
+        coefficients = _damped_least_squares(changes, residuals[-1], share)
+        return np.asarray(images[-1] - np.diff(images, axis=0).T @ coefficients)
+
+
+@dataclass(slots=True)
 class Anderson(Generic[P, S]):
     """Anderson acceleration for models with ``to_vector(params)`` and ``from_vector(vector, like)``."""
 
@@ -104,9 +133,7 @@ class Anderson(Generic[P, S]):
     """The model."""
     with_em: bool = False
     """Whether to propose the plain step beside, so that a rejection loses no pass."""
-    window: int = 8
-    """Points to combine at most."""
-    points: list[tuple[Vector, Vector]] = field(default_factory=list)
+    past: Mixing = field(default_factory=Mixing)
     """The last points and their images under the EM step."""
     trust: int = 0
     """Accepted mixed steps, less those that rejections took away: damping fades as it grows."""
@@ -119,27 +146,15 @@ class Anderson(Generic[P, S]):
         if best.by == "anderson" and not rejected:
             self.trust += 1
         if rejected:
-            self.trust = max(self.trust - self.window, -2 * PATIENCE)
-            self.points.clear()
-        if np.all(np.isfinite(point)) and np.all(np.isfinite(image)):
-            self.points.append((point, image))
-        else:  # a component without weight is at infinity
-            self.points.clear()
-        del self.points[: -self.window]
-        mixed = self._mixed(plain) if len(self.points) > 1 else None
-        if mixed is None:
+            self.trust = max(self.trust - self.past.window, -2 * PATIENCE)
+            self.past.points.clear()
+        self.past.add(point, image)
+        vector = self.past.mixed(1 / (1 + 1.2 ** (PATIENCE - self.trust)))
+        params = None if vector is None else self.model.from_vector(vector, plain)
+        if params is None:
             return Proposal(plain, (em,))
+        mixed = Candidate("anderson", params)
         return Proposal(plain, (mixed, em) if self.with_em else (mixed,))
-
-    def _mixed(self, like: P) -> Candidate[P] | None:
-        """Return G(θ) minus the combination of past changes that best explains the residual."""
-        points, images = (np.stack(vectors) for vectors in zip(*self.points, strict=True))
-        residuals = images - points
-        changes = np.diff(residuals, axis=0).T
-        coefficients = _damped_least_squares(changes, residuals[-1], 1 / (1 + 1.2 ** (PATIENCE - self.trust)))
-        vector = images[-1] - np.diff(images, axis=0).T @ coefficients
-        params = self.model.from_vector(vector, like)
-        return None if params is None else Candidate("anderson", params)
 
 
 def _damped_least_squares(changes: Vector, residual: Vector, share: float) -> Vector:
@@ -181,6 +196,8 @@ class CorrectedSample(Generic[P, S]):
     """Steps on the sample that a pass may cost."""
     with_em: bool = True
     """Whether to propose the plain step beside even while the sample is trusted."""
+    past: Mixing = field(default_factory=Mixing)
+    """Where past corrected samples started and ended: a map as well, and nearer to its fixed point."""
     steps: int = field(init=False)
     """Steps that are trusted now: fewer after a rejection, more after a success."""
 
@@ -199,9 +216,18 @@ class CorrectedSample(Generic[P, S]):
             return Proposal(em.params, (em,))
         first, last = result.history[0].objective, max(record.objective for record in result.history)
         unsolved = 0.0 if result.status.name == "CONVERGED" else result.history[-1].remaining_gain
-        sample = Candidate("sample", result.params)
         both = self.with_em or self.steps < self.budget
-        return Proposal(em.params, (sample, em) if both else (sample,), last - first + unsolved)
+        candidates = (self._mixed(best, result.params, rejected), *((em,) if both else ()))
+        return Proposal(em.params, candidates, last - first + unsolved)
+
+    def _mixed(self, best: Reached[P, S], image: P, rejected: bool) -> Candidate[P]:
+        """Return where the corrected samples so far lead together."""
+        if rejected:
+            self.past.points.clear()
+        self.past.add(self.model.to_vector(best.params), self.model.to_vector(image))
+        vector = self.past.mixed(MIXED_SHARE)
+        params = None if vector is None else self.model.from_vector(vector, image)
+        return Candidate("sample", image if params is None else params)
 
     def _solve(self, best: Reached[P, S]) -> Any:
         """Iterate on the surrogate; None where the correction leads out of what parameters can be."""
