@@ -6,18 +6,29 @@ all rows, and neither lets the objective fall, since `streamem.em` keeps a candi
 
 *Anderson.* The M-step of the E-step is a map G whose fixed points are sought. From the last few points and
 their images, take the combination whose residual G(θ) − θ is smallest (Walker & Ni 2011), in unconstrained
-coordinates; after a rejection, start over (Henderson & Varadhan 2019).
+coordinates, damped until it has proven itself (Henderson & Varadhan 2019). Fixed points are saddles as well,
+and near those EM's steps grow while mixing leads back. So after a rejection steps are stretched, each twice
+as long as the one before, as long as that helps (cf. Salakhutdinov & Roweis 2003).
 
 *Corrected sample.* With s the statistics of all rows and s_S those of a resident sample, per unit weight, let
 Δ = s(θ_k) − s_S(θ_k) after a pass at θ_k, and iterate θ ← M(s_S(θ) + Δ) in memory. The first step is the EM
 step itself, and θ_k is left in place only if it is a fixed point of EM on all rows: no bias of the sample
 remains. It is EM on the surrogate ℓ_S(θ) + Q(θ; Δ) (cf. Jordan, Lee & Yang 2019), whose rise tells how much
 there is left to gain. The error shrinks per pass by about sqrt(parameters / sample rows), whatever the
-overlap.
+overlap; but in a direction in which the likelihood is nearly flat the sample may tell little, or be wrong.
+
+*Mixing.* The corrected sample as a whole is a map T as well, from θ_k to where its inner iteration ends, with
+the same fixed points. Mixing its points and images as above takes away the few directions in which T is slow.
+
+*Holding.* The trust region. Weigh the sample by 1 − h and put the rest into Δ = s(θ_k) − (1 − h) s_S(θ_k):
+still exact, still an ascent, the sample's T at h = 0 and the EM step at h = 1, with inner iterations that
+need some 1/h steps. After a failure, or where Δ leads out of what statistics can be, h grows; after successes
+it shrinks. Where even much of it does not help, the sample is left out of some passes, which Anderson makes.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -35,9 +46,11 @@ S = TypeVar("S", bound=Stats)
 
 Vector = NDArray[np.float64]
 
-PATIENCE = 25  # accepted steps until damping has faded to a half
+PATIENCE = 10  # accepted steps until damping has faded to a half
+FIRST_STRETCH = 1.9  # of an EM step: below 2 it still ascends where the objective is concave
+MOST_PATIENCE = 16  # passes
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
-FEWEST = 4  # steps on the sample: the first of them is the EM step
+LEAST_HOLD, MOST_HOLD = 1 / 256, 1 / 4  # of the statistics: below, nothing is held; above, EM is as good
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +72,7 @@ class Candidate(Generic[P]):
     """Parameters to evaluate in the next pass."""
 
     by: str
-    """"em", "anderson" or "sample"."""
+    """"em", "anderson", "stretched" or "sample"."""
     params: P
     """The parameters."""
 
@@ -137,24 +150,41 @@ class Anderson(Generic[P, S]):
     """The last points and their images under the EM step."""
     trust: int = 0
     """Accepted mixed steps, less those that rejections took away: damping fades as it grows."""
+    stretch: float = 0.0
+    """How many EM steps the next one is as long as, while steps are stretched; 0 while they are mixed."""
 
     def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
-        """Return the mixed step; the plain one after a rejection and where there is nothing to mix."""
+        """Return the mixed step; a stretched one after a rejection; the plain one where neither helps."""
         plain = self.model.m_step(best.params, best.stats)
         em = Candidate("em", plain)
+        self._judge(best.by, rejected)
         point, image = self.model.to_vector(best.params), self.model.to_vector(plain)
-        if best.by == "anderson" and not rejected:
-            self.trust += 1
-        if rejected:
-            self.trust = max(self.trust - self.past.window, -2 * PATIENCE)
-            self.past.points.clear()
         self.past.add(point, image)
-        vector = self.past.mixed(1 / (1 + 1.2 ** (PATIENCE - self.trust)))
+        if self.stretch:
+            by, vector = "stretched", point + self.stretch * (image - point)
+        else:
+            by, vector = "anderson", self.past.mixed(1 / (1 + 1.2 ** (PATIENCE - self.trust)))
         params = None if vector is None else self.model.from_vector(vector, plain)
         if params is None:
             return Proposal(plain, (em,))
-        mixed = Candidate("anderson", params)
+        mixed = Candidate(by, params)
         return Proposal(plain, (mixed, em) if self.with_em else (mixed,))
+
+    def _judge(self, by: str, rejected: bool) -> None:
+        """Learn from what became of the last proposal."""
+        if rejected and self.stretch:
+            self.stretch = 0.0
+            self.past.points.clear()
+        elif rejected:
+            self.trust = max(self.trust - self.past.window, -2 * PATIENCE)
+            self.past.points.clear()
+            self.stretch = FIRST_STRETCH
+        elif by == "anderson":
+            self.trust += 1
+        elif by == "stretched":
+            self.stretch *= 2
+        else:
+            self.stretch = 0.0
 
 
 def _damped_least_squares(changes: Vector, residual: Vector, share: float) -> Vector:
@@ -198,32 +228,61 @@ class CorrectedSample(Generic[P, S]):
     """Whether to propose the plain step beside even while the sample is trusted."""
     past: Mixing = field(default_factory=Mixing)
     """Where past corrected samples started and ended: a map as well, and nearer to its fixed point."""
-    steps: int = field(init=False)
-    """Steps that are trusted now: fewer after a rejection, more after a success."""
+    hold: float = 0.0
+    """Share of the statistics held at those of the last pass: 0 trusts the sample, 1 is the EM step."""
+    wins: int = 0
+    """Successes since the last failure, or since the hold last changed."""
+    patience: int = 2
+    """Successes until less is held, and passes without the sample where holding more is no way out."""
+    rest: int = 0
+    """Passes still to make without the sample."""
+    other: Anderson[P, S] = field(init=False)
+    """What competes while the sample is not trusted."""
 
     def __post_init__(self) -> None:
-        self.steps = self.budget
+        self.other = Anderson(self.model, self.with_em)
 
     def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
         """Return where the corrected sample leads, and how much there seems to be left to gain."""
-        em = Candidate("em", self.model.m_step(best.params, best.stats))
-        if rejected or best.by == "em":
-            self.steps = max(FEWEST, self.steps // 4)
-        elif best.by == "sample":
-            self.steps = min(4 * self.steps, self.budget)
-        result = self._solve(best)
+        other = self.other(best, rejected)
+        if self.rest:
+            self.rest -= 1
+            return other
+        self._judge(best.by, rejected)
+        result = None if self.rest else self._solve(best)
         if result is None or len(result.history) < 3:
-            return Proposal(em.params, (em,))
+            return other
         first, last = result.history[0].objective, max(record.objective for record in result.history)
         unsolved = 0.0 if result.status.name == "CONVERGED" else result.history[-1].remaining_gain
-        both = self.with_em or self.steps < self.budget
-        candidates = (self._mixed(best, result.params, rejected), *((em,) if both else ()))
-        return Proposal(em.params, candidates, last - first + unsolved)
+        both = self.with_em or self.hold or rejected
+        candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
+        return Proposal(other.step, candidates, last - first + unsolved)
 
-    def _mixed(self, best: Reached[P, S], image: P, rejected: bool) -> Candidate[P]:
+    def _judge(self, by: str, rejected: bool) -> None:
+        """Learn from what became of the last proposal."""
+        if by == "sample" and not rejected:
+            self.wins += 1
+            if self.hold and self.wins >= self.patience:
+                self._set_hold(0.0 if self.hold <= LEAST_HOLD else self.hold / 4)
+        elif (rejected or by != "start") and self.past.points:
+            if len(self.past.points) < 2:  # it was no mixture that failed
+                self.patience = min(2 * self.patience, MOST_PATIENCE)
+                self._hold_more()
+            self._set_hold(self.hold)
+
+    def _hold_more(self) -> None:
+        """Trust the sample less; where it is hardly trusted any more, leave it out for a while."""
+        if self.hold < MOST_HOLD:
+            self._set_hold(max(4 * self.hold, LEAST_HOLD))
+        else:
+            self.rest = self.patience
+
+    def _set_hold(self, hold: float) -> None:
+        self.hold, self.wins = hold, 0
+        self.past.points.clear()
+
+    def _mixed(self, best: Reached[P, S], image: P) -> Candidate[P]:
         """Return where the corrected samples so far lead together."""
-        if rejected:
-            self.past.points.clear()
         self.past.add(self.model.to_vector(best.params), self.model.to_vector(image))
         vector = self.past.mixed(MIXED_SHARE)
         params = None if vector is None else self.model.from_vector(vector, image)
@@ -232,26 +291,20 @@ class CorrectedSample(Generic[P, S]):
     def _solve(self, best: Reached[P, S]) -> Any:
         """Iterate on the surrogate; None where the correction leads out of what parameters can be."""
         base = self.sample_pass([best.params]).stats[0]
-        ratio = best.stats.weight / base.weight
-        delta = best.stats.merge(base.scaled(-ratio))
+        while not self.rest:
+            ratio = (1 - self.hold) * best.stats.weight / base.weight
+            delta = best.stats.merge(base.scaled(-ratio))
+            try:
+                return self.solve(functools.partial(self._corrected, ratio, delta), best.params, self.budget)
+            except DegenerateComponentError:
+                self._hold_more()
+        return None
 
-        visits = 0
-
-        def corrected(candidates: Sequence[P]) -> Pass[Any]:
-            nonlocal visits
-            every = self.sample_pass(candidates).stats
-            pairs = zip(candidates, every, strict=True)
-            result: Pass[Any] = Pass(
-                [self._correct(params, stats.scaled(ratio), delta) for params, stats in pairs]
-            )
-            visits += 1
-            return result
-
-        try:
-            return self.solve(corrected, best.params, self.steps)
-        except DegenerateComponentError:  # too far: stop short of there, if there is any way at all
-            self.steps = max(FEWEST, visits - 1)
-            return self.solve(corrected, best.params, visits - 1) if visits > FEWEST else None
+    def _corrected(self, ratio: float, delta: Any, candidates: Sequence[P]) -> Pass[Any]:
+        """Return the corrected statistics of the sample at each of several parameters."""
+        every = self.sample_pass(candidates).stats
+        pairs = zip(candidates, every, strict=True)
+        return Pass([self._correct(params, stats.scaled(ratio), delta) for params, stats in pairs])
 
     def _correct(self, params: P, stats: Any, delta: Any) -> Any:
         """Return s_S(θ) + Δ, with the surrogate for its log-likelihood."""

@@ -8,7 +8,7 @@ in Böhning et al. 1994 and McNicholas et al. 2010) and a fit stops when that is
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 P = TypeVar("P")
+
+SLOW_PASSES, SLOW_GAIN = 10, 1e-3  # so many passes for less than so many nats per row are slow
 
 
 class Status(enum.Enum):
@@ -139,14 +141,17 @@ Callback: TypeAlias = Callable[[FitEvent], object]
 class RemainingGain:
     """Estimate of how far the objective will still rise, from the rises so far.
 
-    With steps g shrinking by a factor a, what is left after a step g is g a/(1 - a). The larger of the
-    last two ratios is used: one lucky short step must not end a fit.
+    With steps g shrinking by a factor a, what is left after a step g is g a/(1 - a) (Aitken). But a climb is
+    a sum of such sequences, the slower ones come to light last, and a grows towards the slowest: the time
+    constant τ = 1/(1 - a) rises from pass to pass. Where it rises by c per pass, as it does on a climb of
+    power law, what is left is g a τ/(1 - c); more than any finite amount where c >= 1. The largest
+    of the last three ratios counts: one lucky short step must not end a fit.
 
     Examples
     --------
     >>> gain = RemainingGain()
-    >>> [round(gain.update(1 - 0.5**t), 3) for t in range(5)]
-    [inf, inf, 0.25, 0.125, 0.062]
+    >>> [round(gain.update(1 - 0.5**t), 3) for t in range(6)]
+    [inf, inf, inf, 0.125, 0.062, 0.031]
     """
 
     values: list[float] = field(default_factory=list)
@@ -154,15 +159,35 @@ class RemainingGain:
     def update(self, objective: float) -> float:
         """Take the objective of one more pass (per unit weight); return the estimate, inf while unknown."""
         self.values.append(objective)
-        if len(self.values) < 3:
+        steps = np.abs(np.diff(self.values[-5:]))
+        if len(steps) >= 2 and steps[-1] <= rounding(objective):
+            return float(steps[-1])
+        if len(steps) < 3:
             return np.inf
-        steps = np.diff(self.values[-4:])
-        last = abs(steps[-1])
-        if last <= rounding(objective):
-            return float(last)
         with np.errstate(divide="ignore"):
-            ratio = float(np.max(np.abs(steps[1:] / steps[:-1])))
-        return float(last * ratio / (1 - ratio)) if ratio < 1 else np.inf
+            ratios = steps[1:] / steps[:-1]
+        if not np.all(ratios < 1):
+            return np.inf
+        constants = 1 / (1 - ratios)
+        slowing = max(0.0, float(constants[-1] - constants[0]) / (len(constants) - 1))
+        ratio = float(np.max(ratios))
+        return float(steps[-1] * ratio / (1 - ratio) / (1 - slowing)) if slowing < 1 else np.inf
+
+
+def slow_progress(objectives: Sequence[float], n_components: int) -> tuple[Event, ...]:
+    """Return an event where the last passes of a mixture gained little, none much less than another."""
+    if n_components < 2 or len(objectives) < 2 * SLOW_PASSES:
+        return ()
+    before = objectives[-SLOW_PASSES] - objectives[-2 * SLOW_PASSES]
+    since = objectives[-1] - objectives[-SLOW_PASSES]
+    if not (0 < before < SLOW_GAIN and since > before / 10):
+        return ()
+    message = (
+        f"Progress is slow: the last {2 * SLOW_PASSES} of {len(objectives)} passes gained {before + since:.2g} "
+        "nats per row. The likelihood is nearly flat in some direction, as with more components than the rows "
+        f"tell apart. Reduce n_components={n_components}, or raise tol."
+    )
+    return (Event("flat", message),)
 
 
 def rounding(objective: float) -> float:

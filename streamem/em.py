@@ -41,6 +41,7 @@ from streamem.convergence import (
     RemainingGain,
     Status,
     rounding,
+    slow_progress,
 )
 from streamem.errors import DegenerateComponentError
 from streamem.protocols import Model, Pass, Stats
@@ -202,6 +203,9 @@ class Ascent(Generic[P, S]):
         if self.status is None:
             self._proceed(best, fell)
         events = _events(self.model, self.step, best.stats)
+        if self.status is not None or len(self.history) + 1 >= self.max_iter:
+            climb = [*(record.objective for record in self.history), best.objective]
+            events += slow_progress(climb, getattr(self.model, "n_components", 1))
         seconds += time.perf_counter() - began
         self.history.append(_record(rows, best, self.remaining, seconds, fell, events))
 

@@ -1,17 +1,20 @@
 """Accelerated fits have the fixed points of plain EM, never fall, and take fewer passes."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 
 import streamem as sem
 from streamem import em
-from streamem.acceleration import Anderson, CorrectedSample, PlainEM, Reached, _damped_least_squares
+from streamem.acceleration import Anderson, CorrectedSample, Mixing, PlainEM, Reached, _damped_least_squares
 from streamem.convergence import Status
+from streamem.estimators import resident
+from streamem.estimators.rows import open_rows
 from streamem.models.covariance import COVARIANCES
 from streamem.models.gaussian_mixture import GaussianMixtureModel
-from streamem.models.summary import Summarize
+from streamem.models.summary import Sample, Summarize
 from streamem.protocols import Pass, Rows, Several
 from tests import naive
 from tests.strategies import clusters
@@ -106,10 +109,96 @@ def test_corrected_sample__trusts_less_after_a_rejection():
     first = method(Reached(params, stats, 0.0, "start"), False)
     assert [c.by for c in first.candidates] == ["sample"]
     after = method(Reached(params, stats, 0.0, "start"), True)
-    assert method.steps == 16
-    assert [c.by for c in after.candidates] == ["sample", "em"]
-    method(Reached(params, stats, 0.0, "sample"), False)
-    assert method.steps == 64
+    assert method.hold > 0
+    assert len(after.candidates) == 2
+    em_step = model.m_step(params, stats).means
+
+    def length(proposal):
+        return np.linalg.norm(proposal.candidates[0].params.means - em_step)
+
+    assert length(after) < length(first)
+    held = method.hold
+    for _ in range(method.patience + 1):
+        method(Reached(params, stats, 0.0, "sample"), False)
+    assert method.hold < held
+
+
+def test_corrected_sample__that_always_fails_is_left_out_for_a_while():
+    model, params, one_pass, sample_pass = setting()
+    method = corrected(model, sample_pass)
+    reached = Reached(params, one_pass([params]).stats[0], 0.0, "start")
+    kinds = [{c.by for c in method(reached, i > 0).candidates} for i in range(40)]
+    assert sum("sample" in kind for kind in kinds) < 12
+    assert "sample" in kinds[0]
+    assert any("sample" in kind for kind in kinds[20:])
+
+
+def test_mixing__finds_the_fixed_point_of_a_linear_map():
+    rng = np.random.default_rng(0)
+    matrix, constant = np.diag([0.9, 0.5, -0.3]), rng.normal(size=3)
+    past = Mixing()
+    point = np.zeros(3)
+    for _ in range(5):
+        past.add(point, matrix @ point + constant)
+        mixed = past.mixed(1.0)
+        point = matrix @ point + constant if mixed is None else mixed
+    np.testing.assert_allclose(point, constant / (1 - np.diag(matrix)), rtol=1e-3)
+
+
+def test_corrected_samples__mix_to_fewer_passes_where_the_sample_is_small():
+    model, params, one_pass, _ = setting()
+    small = Rows(X[::81].copy(), None, 0)  # an odd step: components alternate
+
+    def few(candidates):
+        return Pass(Several(model.e_step(p, small) for p in candidates))
+
+    def passes(window):
+        method = corrected(model, few, past=Mixing(window))
+        return len(em.iterate(model, one_pass, params, accelerate=method, tol=1e-10, max_iter=200).history)
+
+    assert passes(8) < passes(1)
+
+
+@dataclasses.dataclass
+class Curve:
+    """Statistics of `Saddle`."""
+
+    log_likelihood: float
+    n_samples: int = 1
+    weight: float = 1.0
+
+
+class Saddle:
+    """Short steps up θ²/2 − θ⁴/4, which is lowest at 0 and highest at 1."""
+
+    def m_step(self, theta, stats):
+        return theta + 0.1 * theta * (1 - theta**2)
+
+    def to_vector(self, theta):
+        return np.array([theta])
+
+    def from_vector(self, vector, like):
+        return float(vector[0])
+
+
+def test_stretched_steps__leave_a_saddle_sooner_than_em():
+    """Near a saddle steps grow, and mixing, which seeks where they vanish, would only go back."""
+    histories = [
+        em.iterate(
+            Saddle(),
+            lambda every: Pass([Curve(theta**2 / 2 - theta**4 / 4) for theta in every]),
+            1e-4,
+            accelerate=method,
+            tol=1e-9,
+            max_iter=400,
+        ).history
+        for method in (PlainEM(Saddle()), Anderson(Saddle()))
+    ]
+    assert len(histories[1]) < len(histories[0]) / 2
+    assert "stretched" in [record.accepted for record in histories[1]]
+    for history in histories:
+        assert history[-1].objective == pytest.approx(0.25, abs=1e-8)
+        assert np.all(np.diff([record.objective for record in history]) >= 0)
 
 
 def test_surrogate__rises_with_every_inner_step():
@@ -179,7 +268,7 @@ def test_damping__keeps_the_promised_share():
 def test_candidates__are_counted_and_the_best_one_wins():
     model, params, one_pass, sample_pass = setting()
     fast = em.iterate(model, one_pass, params, accelerate=corrected(model, sample_pass, with_em=True))
-    assert [record.candidates for record in fast.history[:3]] == [1, 2, 2]
+    assert [record.candidates for record in fast.history[:3]] == [1, 2, 3]
     assert fast.history[1].accepted == "sample"
 
 
@@ -233,3 +322,29 @@ def test_model_of_ones_own__is_accelerated_by_two_methods_more(n):
         assert result.params == pytest.approx(1 / x.mean(), rel=1e-2)
         passes[acceleration] = len(result.history)
     assert max(passes["anderson"], passes["auto"]) < passes["none"]
+
+
+@pytest.mark.parametrize("k, flat", [(2, False), (5, True)])
+def test_fit__says_that_progress_is_slow_where_the_likelihood_is_flat(k, flat, caplog):
+    """One component is all there is in these rows."""
+    x = X if not flat else np.random.default_rng(0).standard_normal((3000, 2))
+    gm = sem.GaussianMixture(k, acceleration="none", random_state=0, max_iter=100, tol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sem.ConvergenceWarning)
+        gm.fit(x)
+    events = [event for event in gm.result_.history[-1].events if event.kind == "flat"]
+    assert len(events) == flat
+    assert sum("Reduce n_components=5" in message for message in caplog.messages) == flat
+
+
+def test_starts__are_judged_by_rows_that_they_did_not_see():
+    """Of a start in the middle of nowhere and a good one the good one wins, whichever comes first."""
+    rows = X[::5]
+    index = np.arange(len(rows))
+    sample = Sample(rows.copy(), None, index, index.astype(np.uint64))
+    model, good, _, _ = setting()
+    bad = model.from_responsibilities(Rows(rows, None, 0), np.full((len(rows), 2), 0.5))
+    with open_rows(X) as data:
+        for starts in ([good, bad], [bad, good]):
+            best = resident.best_on_sample(model, iter(starts), sample, data, 1e-6)
+            np.testing.assert_allclose(np.sort(best.means[:, 0]), np.sort(good.means[:, 0]), atol=0.05)

@@ -51,9 +51,30 @@ def test_slow_progress__is_not_convergence():
 
 def test_remaining_gain__is_exact_on_a_geometric_climb():
     gain = RemainingGain()
-    estimates = [gain.update(5 - 0.8**t) for t in range(6)]
-    assert estimates[:2] == [np.inf, np.inf]
-    np.testing.assert_allclose(estimates[2:], [0.8**t for t in range(2, 6)], rtol=1e-9)
+    estimates = [gain.update(5 - 0.8**t) for t in range(7)]
+    assert estimates[:3] == [np.inf] * 3
+    np.testing.assert_allclose(estimates[3:], [0.8**t for t in range(3, 7)], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        lambda t: 0.3**t + 1e-2 * 0.8**t + 1e-3 * 0.99**t,
+        lambda t: 1 / (t + 2) ** 2,
+        lambda t: np.mean(np.linspace(0, 0.995, 50) ** t),
+    ],
+    ids=["three speeds", "power law", "fifty speeds"],
+)
+def test_remaining_gain__is_no_less_where_steps_slow_down(left):
+    """The last ratio alone would stop each of these far too early."""
+    gain = RemainingGain()
+    stopped = next(t for t in range(5000) if gain.update(-left(t)) <= 1e-5)
+    assert left(stopped) == pytest.approx(1e-5, rel=0.1)
+
+
+def test_remaining_gain__of_a_climb_without_end_is_never_small():
+    gain = RemainingGain()
+    assert min(gain.update(-1 / np.log(t + 2)) for t in range(1000)) > 0.05
 
 
 def test_converged_params__are_those_evaluated_last():

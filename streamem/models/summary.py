@@ -65,6 +65,11 @@ class Sample:
         weight = None if self.weight is None else self.weight[:capacity]
         return Sample(self.x[:capacity], weight, self.index[:capacity], self.hash[:capacity])
 
+    def part(self, start: int, stop: int) -> Sample:
+        """Return some of the rows: in order of hash, a uniform sample of them."""
+        weight = None if self.weight is None else self.weight[start:stop]
+        return Sample(self.x[start:stop], weight, self.index[start:stop], self.hash[start:stop])
+
     def rows(self) -> Rows:
         """Return the sample as rows."""
         return Rows(self.x, self.weight, 0, complete=not np.isnan(self.x).any())
