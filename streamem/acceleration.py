@@ -256,7 +256,9 @@ class CorrectedSample(Generic[P, S]):
         unsolved = 0.0 if result.status.name == "CONVERGED" else result.history[-1].remaining_gain
         both = self.with_em or self.hold or rejected
         candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
-        return Proposal(other.step, candidates, last - first + unsolved)
+        # What is held hides part of the climb: then the passes themselves tell better what is left.
+        remaining = None if self.hold else last - first + unsolved
+        return Proposal(other.step, candidates, remaining)
 
     def _judge(self, by: str, rejected: bool) -> None:
         """Learn from what became of the last proposal."""

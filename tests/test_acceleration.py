@@ -111,6 +111,8 @@ def test_corrected_sample__trusts_less_after_a_rejection():
     after = method(Reached(params, stats, 0.0, "start"), True)
     assert method.hold > 0
     assert len(after.candidates) == 2
+    assert first.remaining is not None
+    assert after.remaining is None  # what is held hides part of the climb
     em_step = model.m_step(params, stats).means
 
     def length(proposal):
