@@ -22,9 +22,11 @@ import dask
 import numpy as np
 
 import harness
-from streamem.acceleration import CorrectedSample
+from streamem.acceleration import CorrectedSample, Mixing
+from streamem.em import Ascent
 from streamem.estimators import resident
 from streamem.estimators.rows import byte_limit, open_rows
+from streamem.estimators.sharing import Reading, iterate_together
 from streamem.models.gaussian_mixture import GaussianMixtureModel
 
 GAPS = (1e-4, 1e-6, 1e-8)
@@ -123,17 +125,20 @@ class Counted(GaussianMixtureModel):
         return GaussianMixtureModel.e_step(self, params, rows)
 
 
-def ablated(method: Callable[[], Any], **changed: Any) -> Callable[[], Any]:
+def ablated(method: Callable[[], Any], changed: Callable[[], dict[str, Any]]) -> Callable[[], Any]:
     """Return the same method without one of its parts, where it is the corrected sample."""
 
     def make() -> Any:
         made = method()
-        return dataclasses.replace(made, **changed) if isinstance(made, CorrectedSample) else made
+        return dataclasses.replace(made, **changed()) if isinstance(made, CorrectedSample) else made
 
     return make
 
 
-ABLATIONS: dict[str, dict[str, Any]] = {}
+ABLATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "auto-mixing": lambda: {"past": Mixing(window=1)},
+    "auto-em": lambda: {"with_em": False},
+}
 METHODS = ("none", "anderson", "auto", "start+none", "start+anderson", "auto-start", *ABLATIONS)
 
 
@@ -151,13 +156,15 @@ def fit(case: Case, x: Array, seed: int, method: str, options: Any) -> dict[str,
         name = method.removeprefix("start+") if method not in ("auto-start", *ABLATIONS) else "auto"
         make = resident.accelerator(model, data, summary.sample, name, options.tol)
         if method in ABLATIONS:
-            make = ablated(make, **ABLATIONS[method])
+            make = ablated(make, ABLATIONS[method])
         if method in ("none", "anderson", "auto-start"):
             start = next(every)
         else:
             start = resident.best_on_sample(model, every, summary.sample, data, options.tol)
         before = Counted.rows
-        result = resident.iterate(model, data, make, start, tol=options.tol, max_iter=options.passes)
+        fits = [Ascent(model, start, make(), options.tol, options.passes)]
+        iterate_together(fits, Reading(data), byte_limit(MEMORY_LIMIT))
+        result = fits[0].result()
     history = result.history
     on_rows = sum(record.candidates for record in history) * len(x)
     return {

@@ -39,7 +39,16 @@ from numpy.typing import NDArray
 from streamem.errors import DegenerateComponentError
 from streamem.protocols import Pass, Stats
 
-__all__ = ["Accelerator", "Anderson", "Candidate", "CorrectedSample", "PlainEM", "Proposal", "Reached"]
+__all__ = [
+    "Accelerator",
+    "Anderson",
+    "Candidate",
+    "CorrectedSample",
+    "Mixing",
+    "PlainEM",
+    "Proposal",
+    "Reached",
+]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)

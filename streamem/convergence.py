@@ -183,9 +183,9 @@ def slow_progress(objectives: Sequence[float], n_components: int) -> tuple[Event
     if not (0 < before < SLOW_GAIN and since > before / 10):
         return ()
     message = (
-        f"Progress is slow: the last {2 * SLOW_PASSES} of {len(objectives)} passes gained {before + since:.2g} "
-        "nats per row. The likelihood is nearly flat in some direction, as with more components than the rows "
-        f"tell apart. Reduce n_components={n_components}, or raise tol."
+        f"Progress is slow: the last {2 * SLOW_PASSES} of {len(objectives)} passes gained "
+        f"{before + since:.2g} nats per row. The likelihood is nearly flat in some direction, as with more "
+        f"components than the rows tell apart. Reduce n_components={n_components}, or raise tol."
     )
     return (Event("flat", message),)
 
