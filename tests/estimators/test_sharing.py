@@ -110,7 +110,7 @@ def test_hopeless_fit__has_a_few_passes_to_show_itself():
     while hopeless.status is None:
         climb(hopeless)
         sharing._with_hope([good, hopeless], [hopeless], by_objective)
-    assert len(hopeless.history) == sharing.AGREEING + 2  # the first two estimates are infinite
+    assert len(hopeless.history) == sharing.AGREEING + 3  # the first three estimates are infinite
 
 
 def test_fit__that_was_alone_in_failing_is_left_out():
