@@ -25,6 +25,7 @@ logging.getLogger("streamem").addHandler(logging.NullHandler())  # silent unless
 _EXPORTS = {
     "BayesianGaussianMixture": "streamem.estimators",
     "Callback": "streamem.convergence",
+    "Checkpoint": "streamem.persistence",
     "ClusterError": "streamem.errors",
     "ConvergenceWarning": "streamem.errors",
     "DegenerateComponentError": "streamem.errors",
@@ -48,6 +49,7 @@ _EXPORTS = {
 __all__ = [
     "BayesianGaussianMixture",
     "Callback",
+    "Checkpoint",
     "ClusterError",
     "ConvergenceWarning",
     "DegenerateComponentError",
@@ -97,5 +99,6 @@ if TYPE_CHECKING:
     )
     from streamem.estimators import BayesianGaussianMixture, GaussianMixture, fit, load
     from streamem.models.normal_wishart import NormalInverseWishart
+    from streamem.persistence import Checkpoint
     from streamem.selection import select
     from streamem.sources import as_source

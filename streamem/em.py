@@ -98,6 +98,7 @@ def share_passes(
     one_pass: Callable[[Sequence[tuple[Any, Any]]], Pass[Any]],
     notify: Callable[[PassEnded], object] = lambda event: None,
     attend: Callable[[list[Ascent[Any, Any]]], Sequence[Ascent[Any, Any]]] = lambda running: running,
+    first: int = 0,
 ) -> None:
     """Iterate several fits, of one model or of many, so that each reading of the rows serves them all.
 
@@ -113,8 +114,10 @@ def share_passes(
     attend
         From the fits still running to those that take part in the next reading. The others wait, or are given
         up by setting their status.
+    first
+        Number of the first reading: more than 0 where fits go on that made some before.
     """
-    for index in itertools.count():
+    for index in itertools.count(first):
         unfinished = [ascent for ascent in ascents if not ascent.done]
         running = attend(unfinished) if unfinished else ()
         if not running:

@@ -22,7 +22,15 @@ import numpy as np
 from streamem.convergence import Callback, Status
 from streamem.errors import ConvergenceWarning, InputError
 from streamem.estimators.criteria import Criteria
-from streamem.estimators.fitting import ACCELERATIONS, as_generator, check_choice, fits_of, informed, log_pass
+from streamem.estimators.fitting import (
+    ACCELERATIONS,
+    as_generator,
+    check_choice,
+    fits_of,
+    informed,
+    log_pass,
+    starts_of,
+)
 from streamem.estimators.gaussian_mixture import GaussianMixture
 from streamem.estimators.heldout import ScoringReading, TrainingRows
 from streamem.estimators.resident import sample_rows, summarize_rows
@@ -274,9 +282,8 @@ class Trial:
         self.n_parameters = self.model.n_parameters(data.source.n_features)
         rng = as_generator(own.random_state)
         try:
-            self.fits = fits_of(
-                self.model, data, sample, own.acceleration, own.tol, own.max_iter, own.n_init, rng
-            )
+            starts = starts_of(self.model, data, sample, own.acceleration, own.tol, own.n_init, rng)
+            self.fits = fits_of(self.model, data, sample, own.acceleration, own.tol, own.max_iter, starts)
         except FAILURES as error:
             self.error = error
 

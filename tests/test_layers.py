@@ -23,7 +23,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "cluster": ({"protocols", "errors"}, {"cloudpickle", "dask", "distributed"}),
     "scheduling": ({"cluster", "protocols", "errors"}, {"dask", "threadpoolctl"}),
     "reduce": ({"scheduling", "cluster", "retries", "protocols", "errors"}, {"numpy", "dask"}),
-    "persistence": ({"protocols", "convergence", "errors"}, {"numpy"}),
+    "persistence": ({"protocols", "convergence", "errors"}, {"numpy", "fsspec"}),
     "sources": ({"protocols", "errors"}, {"numpy", "zarr", "dask", "distributed"}),
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr"}),
     "estimators": (

@@ -23,6 +23,7 @@ from streamem.cli.config import configurable
 from streamem.cli.meter import Meter
 from streamem.cli.output import emit, pairs
 from streamem.cli.progress import Listener, follow
+from streamem.cli.scratch import endings_interrupt
 from streamem.convergence import FitResult, PassRecord
 from streamem.sizes import format_bytes
 
@@ -30,8 +31,22 @@ __all__ = ["fit", "fit_summary", "fitting"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OWN = ("data", "weights", "output", "overwrite", "scratch", "scheduler", "quiet", "as_json")
+_OWN = (
+    "data",
+    "weights",
+    "output",
+    "overwrite",
+    "scratch",
+    "checkpoint",
+    "resume",
+    "scheduler",
+    "quiet",
+    "as_json",
+)
 """Parameters of the command that the estimator's constructor does not know."""
+
+
+_RESUME: dict[str, Any] = {"yes": True, "no": False, "auto": "auto"}
 
 
 class _AutoOr(click.ParamType):  # type: ignore[type-arg]
@@ -110,6 +125,16 @@ def fitting(command: F) -> F:
     help="Where the model goes.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model file.")
+@click.option(
+    "--checkpoint", metavar="DIR", help="Folder or URL for what the fit needs to go on, written at each pass."
+)
+@click.option(
+    "--resume",
+    type=click.Choice(["yes", "no", "auto"]),
+    default="no",
+    show_default=True,
+    help="Go on from --checkpoint; auto: start anew where there is none.",
+)
 @fitting
 @reading
 @configurable
@@ -118,16 +143,18 @@ def fit(**options: Any) -> None:
     """Fit a Gaussian mixture to DATA and save it.
 
     DATA is the path or URL of a zarr array, or a .npy file. Where the fit stops before it converged, or is
-    interrupted after its first pass, the model is saved all the same.
+    interrupted (Ctrl-C, SIGTERM) after its first pass, the model is saved all the same.
     """
-    free_to_write(options["output"], options["overwrite"])
+    free_to_write(options["output"], options["overwrite"] or _goes_on(options))
     began = time.perf_counter()
-    with follow(Meter(options["tol"], options["max_iter"]), options["quiet"]) as hear:
+    with endings_interrupt(), follow(Meter(options["tol"], options["max_iter"]), options["quiet"]) as hear:
         estimator = _estimator(options, hear)
         estimator.fit(
             options["data"],
             sample_weight=options["weights"],
             scratch=options["scratch"],
+            checkpoint=options["checkpoint"],
+            resume=_RESUME[options["resume"]],
             scheduler=options["scheduler"],
         )
     estimator.save(options["output"])
@@ -146,6 +173,15 @@ def fit_summary(result: FitResult[Any]) -> dict[str, object]:
         "log_likelihood": result.history[-1].log_likelihood if result.history else None,
         "history": [_pass(record) for record in result.history],
     }
+
+
+def _goes_on(options: dict[str, Any]) -> bool:
+    """Return whether this is the same command again, whose model file is there already."""
+    if options["checkpoint"] is None or options["resume"] == "no":
+        return False
+    from streamem.persistence import Checkpoint
+
+    return Checkpoint(options["checkpoint"]).exists
 
 
 def _estimator(options: dict[str, Any], hear: Listener) -> Any:

@@ -1,4 +1,4 @@
-"""A temporary directory that is gone afterwards, however the command ends: error, Ctrl-C, SIGTERM, SIGHUP."""
+"""Endings from outside: SIGTERM and SIGHUP become interrupts, and a temporary directory is gone after all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from streamem.cli.output import note
 
-__all__ = ["scratch"]
+__all__ = ["endings_interrupt", "scratch"]
 
 _ENDINGS = ("SIGTERM", "SIGHUP")
 
@@ -21,7 +21,7 @@ _ENDINGS = ("SIGTERM", "SIGHUP")
 @contextmanager
 def scratch(parent: Path, prefix: str, keep: bool = False) -> Iterator[Path]:
     """Yield a new directory below ``parent``; remove it and what is in it, unless it is to be kept."""
-    with _endings_interrupt():
+    with endings_interrupt():
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
             yield directory
@@ -39,7 +39,7 @@ def _remove(directory: Path) -> None:
 
 
 @contextmanager
-def _endings_interrupt() -> Iterator[None]:
+def endings_interrupt() -> Iterator[None]:
     """Let signals that would end the process on the spot raise KeyboardInterrupt instead."""
 
     def interrupt(number: int, frame: object) -> NoReturn:

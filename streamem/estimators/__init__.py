@@ -27,6 +27,11 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
         If the file is missing, not a model, newer than this library, or damaged.
     """
     archive = read_archive(path)
+    if archive.kind == "Checkpoint":
+        raise ModelFileError(
+            f"{path}: is a checkpoint of a fit. Go on with fit(..., checkpoint=<its folder>, resume=True), "
+            "then save."
+        )
     if archive.kind not in _CLASSES:
         raise ModelFileError(
             f"{path}: holds a {archive.kind!r}, which this version does not know. Update streamem."

@@ -23,12 +23,23 @@ from streamem.estimators.resident import (
     starts,
     summarize_rows,
 )
+from streamem.estimators.resuming import Resume, described, described_model, open_kept
 from streamem.estimators.rows import RowData, byte_limit, open_rows
 from streamem.estimators.sharing import Fit, Reading, best_of, iterate_together
 from streamem.models.summary import DataSummary, Sample
+from streamem.persistence import Checkpoint
 from streamem.protocols import Model, Stats
 
-__all__ = ["ACCELERATIONS", "as_generator", "check_choice", "fit", "fits_of", "informed", "log_pass"]
+__all__ = [
+    "ACCELERATIONS",
+    "as_generator",
+    "check_choice",
+    "fit",
+    "fits_of",
+    "informed",
+    "log_pass",
+    "starts_of",
+]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
@@ -53,6 +64,8 @@ def fit(
     memory_limit: int | str | None = "1GiB",
     missing: Literal["raise", "drop", "marginal"] = "raise",
     scratch: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    resume: Resume = False,
     scheduler: str | None = None,
     client: Any = None,
     callbacks: Iterable[Callback] = (),
@@ -95,6 +108,15 @@ def fit(
     scratch
         A folder for an uncompressed copy of the rows, made by the first pass, read by the others, and
         removed: for stores that are slow to decode or far away. Threads only.
+    checkpoint
+        A folder or URL, or a `streamem.Checkpoint`: what the fit needs to go on is written there after each
+        pass, the first one included. Parameters and statistics of an own model must be numbers, strings,
+        arrays, or dataclasses, lists, tuples or dictionaries of those; its public attributes count as its
+        settings.
+    resume
+        Whether to go on from the newest checkpoint there, to the same bits as without a break. True: there
+        must be one; ``"auto"``: start anew where there is none; False: there must be none. ``max_iter``,
+        ``scheduler``, ``client``, ``scratch``, ``callbacks`` and ``verbose`` may be others than before.
     scheduler, client
         Where to run: see `streamem.reduce.open_scheduler`.
     callbacks
@@ -109,7 +131,7 @@ def fit(
     Raises
     ------
     InputError, NonFiniteError, SourceError, MemoryLimitError
-        If the data cannot be used; the message says where and what to do.
+        If the data cannot be used, or a checkpoint is of another fit; the message says where and what to do.
 
     Examples
     --------
@@ -155,17 +177,33 @@ def fit(
         scratch=scratch,
         missing=missing,
     ) as data:
-        limit = byte_limit(memory_limit)
-        if params is None or getattr(model, "uninformed", False):
-            capacity = sample_rows(model, data.source, sample_size, limit)
-            summary = summarize_rows(data, capacity, int(rng.integers(2**63)))
+        limit, seed = byte_limit(memory_limit), int(rng.integers(2**63))
+        sampled = params is None or getattr(model, "uninformed", False)
+        capacity = sample_rows(model, data.source, sample_size, limit) if sampled else 0
+        settings = {
+            "params": described(params),
+            "tol": tol,
+            "n_init": n_init,
+            "acceleration": acceleration,
+            "sample_size": capacity,
+            "random_state": None if random_state is None else f"seed {seed}",
+        }
+        kept = open_kept(checkpoint, resume, data, described_model(model) | settings, seed)
+        sample = None
+        if sampled:
+            summary = kept.summary(capacity) if kept else summarize_rows(data, capacity, seed)
             model = informed(model, summary)
-        if params is None:
-            fits = fits_of(model, data, summary.sample, acceleration, tol, max_iter, n_init, rng)
+            sample = summary.sample if params is None else None
+        if kept:
+            kept.learn_types(model, params, sample)
+        begin = functools.partial(fits_of, model, data, sample, acceleration, tol, max_iter)
+        if kept and kept.n_fits:
+            fits = kept.restored(begin([params] * kept.n_fits))
         else:
-            method = accelerator(model, data, None, acceleration, tol)
-            fits = [Ascent(model, params, method(), tol, max_iter)]
-        iterate_together(fits, Reading(data), limit)
+            fits = begin(
+                starts_of(model, data, sample, acceleration, tol, n_init, rng) if sample else [params]
+            )
+        iterate_together(fits, Reading(data), limit, kept=kept)
         return best_of(fits)
 
 
@@ -174,21 +212,32 @@ def informed(model: Any, summary: DataSummary) -> Any:
     return model.informed_by(summary) if hasattr(model, "informed_by") else model
 
 
-def fits_of(
+def starts_of(
     model: Any,
     data: RowData,
     sample: Sample,
     acceleration: str,
     tol: float,
-    max_iter: int,
     n_init: int,
     rng: np.random.Generator,
-) -> list[Fit]:
-    """Return the fits of one model, ready for their first pass: of the best start, or of each."""
-    method = accelerator(model, data, sample, acceleration, tol)
+) -> list[Any]:
+    """Return the parameters to start from: the best on the sample, or each."""
     every = starts(model, sample, data.source.n_samples, n_init, rng)
-    chosen = [best_on_sample(model, every, sample, data, tol)] if acceleration == "auto" else list(every)
-    return [Ascent(model, start, method(), tol, max_iter) for start in chosen]
+    return [best_on_sample(model, every, sample, data, tol)] if acceleration == "auto" else list(every)
+
+
+def fits_of(
+    model: Any,
+    data: RowData,
+    sample: Sample | None,
+    acceleration: str,
+    tol: float,
+    max_iter: int,
+    starts: Iterable[Any],
+) -> list[Fit]:
+    """Return the fits of one model, ready for their first pass."""
+    method = accelerator(model, data, sample, acceleration, tol)
+    return [Ascent(model, start, method(), tol, max_iter) for start in starts]
 
 
 def as_generator(random_state: Any) -> np.random.Generator:

@@ -21,7 +21,9 @@ from streamem.errors import ConvergenceWarning, InputError, NotFittedError
 from streamem.estimators.criteria import Criteria
 from streamem.estimators.fitting import fit
 from streamem.estimators.parameters import Parameterised
+from streamem.estimators.resuming import Resume
 from streamem.estimators.rows import RowData, open_rows
+from streamem.persistence import Checkpoint
 from streamem.protocols import Rows
 from streamem.reduce import map_rows
 from streamem.sinks import open_sink
@@ -59,6 +61,8 @@ class MixtureEstimator(Parameterised):
         *,
         sample_weight: Any = None,
         scratch: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+        resume: Resume = False,
         scheduler: str | None = None,
         client: Any = None,
         callbacks: Iterable[Callback] = (),
@@ -75,6 +79,9 @@ class MixtureEstimator(Parameterised):
             (n,) weights >= 0, of any of these kinds.
         scratch
             A folder for an uncompressed copy of the rows while the fit runs; see `streamem.fit`.
+        checkpoint, resume
+            Where to write after each pass what the fit needs to go on, and whether to go on from there; see
+            `streamem.fit`.
         scheduler
             "threads" (default), "synchronous", "processes", or the address of a Dask scheduler.
         client
@@ -103,6 +110,8 @@ class MixtureEstimator(Parameterised):
             memory_limit=self.memory_limit,
             missing=self.missing,
             scratch=scratch,
+            checkpoint=checkpoint,
+            resume=resume,
             scheduler=scheduler,
             client=client,
             callbacks=(*self.callbacks, *callbacks),

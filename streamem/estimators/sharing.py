@@ -10,17 +10,18 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from streamem.convergence import FitResult, Status
+from streamem.convergence import FitResult, PassEnded, Status
 from streamem.em import Ascent, share_passes
 from streamem.estimators.rows import RowData
 from streamem.protocols import EStep, Pass, Rows, Several
 
 __all__ = [
     "Fit",
+    "Kept",
     "Reading",
     "Worth",
     "best_fit",
@@ -58,6 +59,14 @@ class Reading:
         return self.data.one_pass(e_steps, "em", self.n_passes - 1)
 
 
+class Kept(Protocol):
+    """Where fits are kept."""
+
+    def begin(self, fits: Sequence[Fit], reading: Reading) -> Callable[[], object]:
+        """Tell ``reading`` what it has behind it, and return what is to be called after each pass."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Worth:
     """How good a fit is, in units in which more is better."""
@@ -86,6 +95,7 @@ def iterate_together(
     reading: Reading,
     memory_limit: int | None,
     worth: Callable[[Fit], Worth] | None = by_objective,
+    kept: Kept | None = None,
 ) -> None:
     """Iterate fits until each is done; the rows are read once for all that take part.
 
@@ -96,15 +106,23 @@ def iterate_together(
         ones to finish.
     worth
         By what hopeless fits are given up; None to give up none.
+    kept
+        Where the fits are written after each pass.
     """
     data = reading.data
+    write = None if kept is None else kept.begin(fits, reading)
+
+    def notify(event: PassEnded) -> bool:
+        if write is not None:
+            write()  # before callbacks, which may raise
+        return data.notify(event)
 
     def attend(running: list[Fit]) -> Sequence[Fit]:
         if worth is not None:
             running = _with_hope(fits, running, worth)
         return _within(memory_limit, data.source.n_features, running)
 
-    share_passes(fits, reading, data.notify, attend)
+    share_passes(fits, reading, notify, attend, reading.n_passes)
 
 
 def best_fit(fits: Sequence[Fit]) -> Fit:

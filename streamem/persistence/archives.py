@@ -1,4 +1,4 @@
-"""Model files: one ``.npz`` of plain arrays with a JSON header; loading one runs no code from it.
+"""The file format: one ``.npz`` of plain arrays with a JSON header; loading one runs no code from it.
 
 The header says what the file is (format, schema version, class, settings, library version) and carries a
 digest of everything else. Files appear under their final name complete or not at all.
@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from streamem.errors import ModelFileError, SourceError
 
-__all__ = ["Archive", "read_archive", "write_archive"]
+__all__ = ["SCHEMA", "Archive", "appearing_whole", "pack", "read_archive", "unpack", "write_archive"]
 
 FORMAT = "streamem"
 SCHEMA = 1
 HEADER = "header"
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +53,16 @@ def write_archive(path: str | os.PathLike[str], archive: Archive) -> Path:
     ...     read_archive(path).arrays["a"]
     array([0, 1, 2])
     """
+    path = Path(path)
+    with appearing_whole(path) as file:
+        pack(archive, file, np.savez_compressed)
+    return path
+
+
+def pack(archive: Archive, file: BinaryIO, save: Callable[..., None] = np.savez) -> None:
+    """Write the bytes of a file; ``save`` says whether they are compressed."""
     from streamem import __version__
 
-    path = Path(path)
     header = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -64,9 +72,7 @@ def write_archive(path: str | os.PathLike[str], archive: Archive) -> Path:
         "digest": _digest(archive.header, archive.arrays),
     }
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    with _appearing_whole(path) as file:
-        np.savez_compressed(file, **{HEADER: text}, **archive.arrays)  # type: ignore[arg-type]
-    return path
+    save(file, **{HEADER: text}, **archive.arrays)
 
 
 def read_archive(path: str | os.PathLike[str]) -> Archive:
@@ -78,12 +84,21 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
         If the file is missing, not ours, written by a newer schema, or damaged.
     """
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        header = json.loads(arrays.pop(HEADER).tobytes())
+        with open(path, "rb") as file:
+            return unpack(path, file)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: there is no such file. Check the path.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except OSError as error:
+        raise ModelFileError(f"{path}: not a streamem model file ({error}). Check the path.") from error
+
+
+def unpack(path: str | os.PathLike[str], file: BinaryIO) -> Archive:
+    """Read the bytes of a file that messages call ``path``."""
+    try:
+        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        header = json.loads(arrays.pop(HEADER).tobytes())
+    except Exception as error:  # there is no list of what zipfile and numpy make of damaged bytes
         raise ModelFileError(f"{path}: not a streamem model file ({error}). Check the path.") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelFileError(f"{path}: not a streamem model file. Check the path.")
@@ -108,10 +123,10 @@ def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> st
 
 
 @contextlib.contextmanager
-def _appearing_whole(path: Path) -> Iterator[BinaryIO]:
+def appearing_whole(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary neighbour that takes the final name once it is complete and on disk."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     except OSError as error:
         raise SourceError(f"{path}: cannot be written here ({error}). Choose another folder.") from error
     try:
