@@ -122,29 +122,35 @@ def share_passes(
         running = attend(unfinished) if unfinished else ()
         if not running:
             return
-        began = time.perf_counter()
         try:
-            rows = one_pass([(ascent.model, its.params) for ascent in running for its in ascent.candidates])
+            best = _take_pass(running, one_pass)
+            if any(ascent.status is Status.INTERRUPTED for ascent in running):
+                _stop(unfinished, Status.INTERRUPTED)
+            if best is not None and notify(PassEnded("em", index, best, len(running))) is True:
+                _stop(unfinished, Status.CALLBACK)
         except KeyboardInterrupt:
             if not any(ascent.history for ascent in ascents):
                 raise
             _stop(unfinished, Status.INTERRUPTED)
-            return
-        seconds, stats = time.perf_counter() - began, iter(rows.stats)
-        for ascent in running:
-            its_stats = list(itertools.islice(stats, len(ascent.candidates)))
-            try:
-                ascent.take(replace(rows, stats=its_stats), seconds)
-            except (ArithmeticError, np.linalg.LinAlgError) as error:
-                ascent.error = error
-            if ascent.status is Status.INTERRUPTED:
-                _stop(unfinished, Status.INTERRUPTED)
-                break
-        records = [ascent.history[-1] for ascent in running if ascent.history and ascent.error is None]
-        if records:
-            best = max(records, key=lambda record: record.objective)
-            if notify(PassEnded("em", index, best, len(running))) is True:
-                _stop(unfinished, Status.CALLBACK)
+
+
+def _take_pass(
+    running: Sequence[Ascent[Any, Any]], one_pass: Callable[[Sequence[tuple[Any, Any]]], Pass[Any]]
+) -> PassRecord | None:
+    """Read the rows once for those that take part, and return the record of highest objective, if any."""
+    began = time.perf_counter()
+    rows = one_pass([(ascent.model, its.params) for ascent in running for its in ascent.candidates])
+    seconds, stats = time.perf_counter() - began, iter(rows.stats)
+    for ascent in running:
+        its_stats = list(itertools.islice(stats, len(ascent.candidates)))
+        try:
+            ascent.take(replace(rows, stats=its_stats), seconds)
+        except (ArithmeticError, np.linalg.LinAlgError) as error:
+            ascent.error = error
+        if ascent.status is Status.INTERRUPTED:
+            break
+    records = [ascent.history[-1] for ascent in running if ascent.history and ascent.error is None]
+    return max(records, key=lambda record: record.objective, default=None)
 
 
 def _stop(ascents: Iterable[Ascent[Any, Any]], status: Status) -> None:
