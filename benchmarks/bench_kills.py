@@ -60,8 +60,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 def _undisturbed(start: Any, folder: Path, kind: tuple[str, str]) -> tuple[bytes, float]:
     """Return the result of a fit, and how long it takes."""
     name = "-".join(kind)
-    began = time.perf_counter()
     child = start(folder, f"{name}-calm", *kind)
+    began = time.perf_counter()
     assert child.wait() == 0
     return (folder / f"{name}-calm.result").read_bytes(), time.perf_counter() - began
 

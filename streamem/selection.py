@@ -34,10 +34,12 @@ from streamem.estimators.fitting import (
 from streamem.estimators.gaussian_mixture import GaussianMixture
 from streamem.estimators.heldout import ScoringReading, TrainingRows
 from streamem.estimators.resident import sample_rows, summarize_rows
+from streamem.estimators.resuming import Resume, described_model, open_kept
 from streamem.estimators.rows import RowData, byte_limit, open_rows
 from streamem.estimators.sharing import Fit, Reading, Worth, best_fit, best_of, hoped_gain, iterate_together
 from streamem.models.heldout import HeldOut
 from streamem.models.summary import DataSummary
+from streamem.persistence import Checkpoint
 
 __all__ = ["CRITERIA", "Criterion", "ModelSelection", "SelectedModel", "select"]
 
@@ -124,6 +126,8 @@ def select(
     heldout_share: float | None = None,
     drop_hopeless: bool = True,
     scratch: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    resume: Resume = False,
     scheduler: str | None = None,
     client: Any = None,
     callbacks: Iterable[Callback] = (),
@@ -151,7 +155,7 @@ def select(
         Whether to give up a model that would fall short of one that has converged even if it gained 100
         times the largest of its last five estimates of what it will gain; the table says which. A model that
         leaves a saddle late can be misjudged. With False each model is fitted to its end.
-    scratch, scheduler, client, callbacks
+    scratch, checkpoint, resume, scheduler, client, callbacks
         As in `streamem.fit`. A callback sees one event per shared reading.
     settings
         Further parameters of `GaussianMixture`: ``tol``, ``max_iter``, ``n_init``, ``random_state``,
@@ -187,15 +191,15 @@ def select(
     (3, 'diag', 10)
     """
     check_choice("criterion", criterion, CRITERIA)
-    settings["random_state"] = seed = _seed(settings.get("random_state"))
+    given_seed = settings.get("random_state")
+    settings["random_state"] = seed = _seed(given_seed)
     trials = [
         Trial(GaussianMixture(k, covariance_type=shape, **settings))
         for shape, k in _grid(n_components, covariance_type)
     ]
-    first, rng = trials[0].estimator, as_generator(seed)
+    first = trials[0].estimator
     check_choice("acceleration", first.acceleration, ACCELERATIONS)
-    limit, sample_seed = byte_limit(first.memory_limit), int(rng.integers(2**63))
-    heldout = _held_out(criterion, heldout_share, int(rng.integers(2**63)))
+    limit, share = byte_limit(first.memory_limit), _share(criterion, heldout_share)
     with open_rows(
         X,
         sample_weight,
@@ -208,19 +212,30 @@ def select(
         missing=first.missing,
     ) as data:
         capacities = [sample_rows(trial.model, data.source, first.sample_size, limit) for trial in trials]
+        whose = _whose(trials, given_seed, share, drop_hopeless and criterion, max(capacities))
+        kept = open_kept(checkpoint, resume, data, whose, seed)
+        rng = as_generator(kept.seed if kept else seed)
+        sample_seed, heldout_seed = (int(rng.integers(2**63)) for _ in range(2))
+        heldout = None if share is None else HeldOut(share, heldout_seed)
         rows = (
             data
             if heldout is None
             else TrainingRows(data.source, data.scheduler, data.callbacks, data.missing, heldout)
         )
-        summary = summarize_rows(rows, max(capacities), sample_seed)
-        for trial, capacity in zip(trials, capacities, strict=True):
-            trial.start(data, summary, capacity)
+        summary = (kept.summary if kept else summarize_rows)(rows, max(capacities), sample_seed)
+        counts = kept.counts if kept and kept.stored else [0] * len(trials)
+        for trial, capacity, count in zip(trials, capacities, counts, strict=True):
+            trial.estimator.random_state = kept.seed if kept else seed
+            trial.start(data, summary, capacity, count)
         slowest_first = sorted(trials, key=lambda trial: -trial.n_parameters)
         fits = [fit for trial in slowest_first for fit in trial.fits]
         reading = Reading(data) if heldout is None else ScoringReading(data, heldout=heldout, fits=fits)
-        judge = Judge(criterion, data.source.n_features, getattr(reading, "scores", {}))
-        iterate_together(fits, reading, limit, judge.worth if drop_hopeless else None)
+        judge = Judge(criterion, data.source.n_features, reading.scores)
+        if kept and kept.stored:
+            kept.restored(fits)
+        elif kept:
+            kept.counts = [len(trial.fits) for trial in trials]
+        iterate_together(fits, reading, limit, judge.worth if drop_hopeless else None, kept)
     table = tuple(trial.row(judge) for trial in trials)
     best = _best(table, criterion, trials)
     if best.status not in (Status.CONVERGED, Status.CALLBACK):
@@ -247,14 +262,32 @@ def _grid(n_components: int | Iterable[int], covariance_type: str | Iterable[str
     return list(dict.fromkeys((shape, k) for shape in types for k in counts))
 
 
-def _held_out(criterion: Criterion, share: float | None, seed: int) -> HeldOut | None:
-    """Return which rows are held out, if any are."""
+def _share(criterion: Criterion, share: float | None) -> float | None:
+    """Return what share of the rows is held out, if any is."""
     if share is None and criterion != "heldout":
         return None
     share = HELDOUT_SHARE if share is None else share
     if not (isinstance(share, Real) and 0 < share < 1):
         raise InputError(f"heldout_share: expected a number between 0 and 1, got {share!r}.")
-    return HeldOut(float(share), seed)
+    return float(share)
+
+
+def _whose(
+    trials: Sequence[Trial], random_state: Any, share: float | None, dropping: Any, capacity: int
+) -> dict[str, Any]:
+    """Return what decides the bits of a sweep, described."""
+    first = trials[0].estimator
+    names = ("tol", "n_init", "acceleration", "missing")
+    return {
+        **described_model(trials[0].model),
+        **{name: getattr(first, name) for name in names},
+        "n_components": ", ".join(f"{trial.estimator.n_components}" for trial in trials),
+        "covariance_type": ", ".join(trial.estimator.covariance_type for trial in trials),
+        "random_state": None if random_state is None else f"seed {first.random_state}",
+        "heldout_share": share,
+        "drop_hopeless": dropping,
+        "sample_size": capacity,
+    }
 
 
 @dataclass(slots=True, eq=False)
@@ -275,14 +308,16 @@ class Trial:
     def __post_init__(self) -> None:
         self.model = self.estimator._model(fitted=False)
 
-    def start(self, data: RowData, summary: DataSummary, capacity: int) -> None:
-        """Make the fits, on the sample that the model would have alone."""
+    def start(self, data: RowData, summary: DataSummary, capacity: int, count: int) -> None:
+        """Make the fits, on the sample that the model would have alone; ``count`` > 0 are to go on."""
         own, sample = self.estimator, summary.sample.leading(capacity)
         self.model = informed(self.model, summary)
         self.n_parameters = self.model.n_parameters(data.source.n_features)
         rng = as_generator(own.random_state)
         try:
-            starts = starts_of(self.model, data, sample, own.acceleration, own.tol, own.n_init, rng)
+            starts = [None] * count or starts_of(
+                self.model, data, sample, own.acceleration, own.tol, own.n_init, rng
+            )
             self.fits = fits_of(self.model, data, sample, own.acceleration, own.tol, own.max_iter, starts)
         except FAILURES as error:
             self.error = error

@@ -31,7 +31,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
         | {"em", "acceleration", "initialization", "models", "reduce", "persistence", "sources", "sinks"},
         {"numpy", "sklearn"},
     ),
-    "selection": (BOTTOM | {"estimators", "models"}, {"numpy"}),
+    "selection": (BOTTOM | {"estimators", "models", "persistence"}, {"numpy"}),
     "report": (BOTTOM | {"selection"}, {"numpy", "matplotlib"}),
     "cli": (
         BOTTOM | {"estimators", "selection", "report", "sources", "persistence"},

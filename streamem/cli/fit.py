@@ -27,7 +27,7 @@ from streamem.cli.scratch import endings_interrupt
 from streamem.convergence import FitResult, PassRecord
 from streamem.sizes import format_bytes
 
-__all__ = ["fit", "fit_summary", "fitting"]
+__all__ = ["RESUME", "fit", "fit_summary", "fitting", "goes_on"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +46,7 @@ _OWN = (
 """Parameters of the command that the estimator's constructor does not know."""
 
 
-_RESUME: dict[str, Any] = {"yes": True, "no": False, "auto": "auto"}
+RESUME: dict[str, Any] = {"yes": True, "no": False, "auto": "auto"}
 
 
 class _AutoOr(click.ParamType):  # type: ignore[type-arg]
@@ -95,6 +95,18 @@ _SETTINGS = (
     click.option(
         "--scratch", metavar="DIR", help="Folder for an uncompressed copy of the rows while fitting."
     ),
+    click.option(
+        "--checkpoint",
+        metavar="DIR",
+        help="Folder or URL for what is needed to go on, written after each pass.",
+    ),
+    click.option(
+        "--resume",
+        type=click.Choice(["yes", "no", "auto"]),
+        default="no",
+        show_default=True,
+        help="Go on from --checkpoint; auto: start anew where there is none.",
+    ),
 )
 """Options of every command that fits."""
 
@@ -125,16 +137,6 @@ def fitting(command: F) -> F:
     help="Where the model goes.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model file.")
-@click.option(
-    "--checkpoint", metavar="DIR", help="Folder or URL for what the fit needs to go on, written at each pass."
-)
-@click.option(
-    "--resume",
-    type=click.Choice(["yes", "no", "auto"]),
-    default="no",
-    show_default=True,
-    help="Go on from --checkpoint; auto: start anew where there is none.",
-)
 @fitting
 @reading
 @configurable
@@ -145,7 +147,7 @@ def fit(**options: Any) -> None:
     DATA is the path or URL of a zarr array, or a .npy file. Where the fit stops before it converged, or is
     interrupted (Ctrl-C, SIGTERM) after its first pass, the model is saved all the same.
     """
-    free_to_write(options["output"], options["overwrite"] or _goes_on(options))
+    free_to_write(options["output"], options["overwrite"] or goes_on(options))
     began = time.perf_counter()
     with endings_interrupt(), follow(Meter(options["tol"], options["max_iter"]), options["quiet"]) as hear:
         estimator = _estimator(options, hear)
@@ -154,7 +156,7 @@ def fit(**options: Any) -> None:
             sample_weight=options["weights"],
             scratch=options["scratch"],
             checkpoint=options["checkpoint"],
-            resume=_RESUME[options["resume"]],
+            resume=RESUME[options["resume"]],
             scheduler=options["scheduler"],
         )
     estimator.save(options["output"])
@@ -175,8 +177,8 @@ def fit_summary(result: FitResult[Any]) -> dict[str, object]:
     }
 
 
-def _goes_on(options: dict[str, Any]) -> bool:
-    """Return whether this is the same command again, whose model file is there already."""
+def goes_on(options: dict[str, Any]) -> bool:
+    """Return whether this is the same command again, whose results may be there already."""
     if options["checkpoint"] is None or options["resume"] == "no":
         return False
     from streamem.persistence import Checkpoint

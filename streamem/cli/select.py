@@ -11,17 +11,29 @@ import click
 from streamem.cli import machine
 from streamem.cli.commands import Command, end, exit_code, free_to_write, reading, talking
 from streamem.cli.curve import curve
-from streamem.cli.fit import fitting
+from streamem.cli.fit import RESUME, fitting, goes_on
 from streamem.cli.meter import Meter
 from streamem.cli.output import emit, pairs, table
 from streamem.cli.progress import follow
+from streamem.cli.scratch import endings_interrupt
 from streamem.convergence import Status
 from streamem.errors import InputError
 from streamem.sizes import format_bytes
 
 __all__ = ["select"]
 
-_OWN = ("data", "weights", "save", "save_all", "plot", "overwrite", "quiet", "as_json", "keep_hopeless")
+_OWN = (
+    "data",
+    "weights",
+    "save",
+    "save_all",
+    "plot",
+    "overwrite",
+    "quiet",
+    "as_json",
+    "keep_hopeless",
+    "resume",
+)
 _TYPES = ("full", "tied", "diag", "spherical")
 _FIGURES = ("log_likelihood", "bic", "aic", "icl", "heldout")
 
@@ -117,9 +129,9 @@ def select(**options: Any) -> None:
     Gaussian mixtures of all sizes and types are fitted in shared passes, and the best is saved. DATA is
     the path or URL of a zarr array, or a .npy file.
     """
-    _check_outputs(options)
+    _check_outputs(options | {"overwrite": options["overwrite"] or goes_on(options)})
     began = time.perf_counter()
-    with follow(Meter(options["tol"], options["max_iter"]), options["quiet"]) as hear:
+    with endings_interrupt(), follow(Meter(options["tol"], options["max_iter"]), options["quiet"]) as hear:
         found = _select(options, hear)
     _write(options, found)
     document = _document(options, found, time.perf_counter() - began)
@@ -153,6 +165,7 @@ def _select(options: dict[str, Any], hear: Any) -> Any:
         options["data"],
         sample_weight=options["weights"],
         drop_hopeless=not options["keep_hopeless"],
+        resume=RESUME[options["resume"]],
         callbacks=(hear,),
         **given,
     )

@@ -186,12 +186,14 @@ def fit(
             "n_init": n_init,
             "acceleration": acceleration,
             "sample_size": capacity,
+            "missing": missing,
             "random_state": None if random_state is None else f"seed {seed}",
         }
         kept = open_kept(checkpoint, resume, data, described_model(model) | settings, seed)
         sample = None
         if sampled:
-            summary = kept.summary(capacity) if kept else summarize_rows(data, capacity, seed)
+            summarize = kept.summary if kept else summarize_rows
+            summary = summarize(data, capacity, kept.seed if kept else seed)
             model = informed(model, summary)
             sample = summary.sample if params is None else None
         if kept:
@@ -201,7 +203,7 @@ def fit(
             fits = kept.restored(begin([params] * kept.n_fits))
         else:
             fits = begin(
-                starts_of(model, data, sample, acceleration, tol, n_init, rng) if sample else [params]
+                starts_of(model, data, sample, acceleration, tol, n_init, rng) if sample is not None else [params]
             )
         iterate_together(fits, Reading(data), limit, kept=kept)
         return best_of(fits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from streamem.estimators.rows import RowData
@@ -43,8 +43,6 @@ class ScoringReading(Reading):
     """Which rows the fits do not see."""
     fits: Sequence[Fit]
     """Whose best parameters keep their scores."""
-    scores: dict[Any, float] = field(default_factory=dict)
-    """Mean log-likelihood of the rows held out, by parameters."""
 
     def __call__(self, wanted: Sequence[tuple[Any, Any]]) -> Pass[Any]:
         """Return the statistics of the training rows for each pair of a model and parameters."""

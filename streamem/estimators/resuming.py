@@ -24,7 +24,7 @@ from streamem.estimators.resident import starts, summarize_rows
 from streamem.estimators.rows import RowData
 from streamem.estimators.sharing import Fit, Reading
 from streamem.models.summary import DataSummary, Sample
-from streamem.persistence import Archive, Checkpoint, Checkpoints, Encoded, decode, encode
+from streamem.persistence import Archive, Checkpoint, Checkpoints, decode, encode
 from streamem.protocols import Block, Rows
 from streamem.reduce import map_reduce
 from streamem.sources.wrapping import WrappedSource
@@ -57,7 +57,7 @@ def open_kept(
     settings
         What decides the bits of the fit, described; see `described`.
     seed
-        Of the sample; one that was stored replaces it.
+        What is random; one that was stored replaces it (`Kept.seed`).
 
     Raises
     ------
@@ -99,16 +99,20 @@ class Kept:
     whose: dict[str, Any]
     """Settings and data, described."""
     seed: int
-    """Of the sample."""
+    """What is random."""
     stored: Archive | None = None
     """What to go on from."""
     sample: str | None = None
     """File of the first pass."""
+    counts: list[int] = field(default_factory=list)
+    """Fits of each model, where there are several models."""
     types: dict[str, type] = field(default_factory=dict)
     """Of a model that is not ours."""
 
     def take(self, stored: Archive) -> None:
         """Go on from a checkpoint, if it is of the same fit."""
+        from streamem import __version__
+
         header = stored.header
         if stored.kind != KIND:
             raise ModelFileError(f"{self.place}: holds a {stored.kind!r}, not checkpoints. Choose another.")
@@ -120,19 +124,22 @@ class Kept:
                 header["name"],
                 self.data.source.name,
             )
+        if header["version"] != __version__:
+            log.warning(
+                "%s: written by streamem %s, this is %s; the bits that follow may be others.",
+                self.place,
+                header["version"],
+                __version__,
+            )
         self.stored, self.seed, self.sample = stored, header["seed"], header["sample"]
-
-    @property
-    def n_passes(self) -> int:
-        """Passes that were made before."""
-        return 0 if self.stored is None else int(self.stored.header["n_passes"])
+        self.counts = header["counts"]
 
     @property
     def n_fits(self) -> int:
         """Fits to go on with; 0 to start anew."""
         return 0 if self.stored is None else int(self.stored.header["n_fits"])
 
-    def summary(self, capacity: int, data: RowData | None = None) -> DataSummary:
+    def summary(self, data: RowData, capacity: int, seed: int) -> DataSummary:
         """Return what the first pass found; it is made only where that is not stored."""
         if self.sample is not None:
             try:
@@ -141,7 +148,7 @@ class Kept:
                 return summary
             except ModelFileError as error:
                 log.warning("%s Sampling the rows again.", error)
-        summary = summarize_rows(data or self.data, capacity, self.seed)
+        summary = summarize_rows(data, capacity, seed)
         encoded = encode(summary, "sample")
         archive = Archive(KIND, {"tree": encoded.tree}, encoded.arrays)
         self.sample = self.place.write("sample", 0, archive)
@@ -185,46 +192,51 @@ class Kept:
 
     def begin(self, fits: Sequence[Fit], reading: Reading) -> Callable[[], object]:
         """Write the start of fits, and return what writes them after a pass."""
-        reading.n_passes = self.n_passes
         if self.stored is None:
-            self._write(fits, 0)
-        return lambda: self._after_pass(fits, reading.n_passes)
+            self._write(fits, reading)
+        else:
+            reading.n_passes = int(self.stored.header["n_passes"])
+            scores = zip(fits, self.stored.header["scores"], strict=True)
+            reading.scores |= {
+                fit.best.params: score for fit, score in scores if fit.best and score is not None
+            }
+        return lambda: self._after_pass(fits, reading)
 
-    def _after_pass(self, fits: Sequence[Fit], n_passes: int) -> None:
+    def _after_pass(self, fits: Sequence[Fit], reading: Reading) -> None:
         """Write fits after a pass; an interrupt waits for that, and a failure for the next time."""
         if any(fit.status is Status.INTERRUPTED for fit in fits):
             return  # half-way between two passes: the checkpoint before is whole
         try:
-            self._try_to_write(fits, n_passes)
+            self._try_to_write(fits, reading)
         except KeyboardInterrupt:
-            self._try_to_write(fits, n_passes)
+            self._try_to_write(fits, reading)
             for fit in fits:
                 fit.status = fit.status or Status.INTERRUPTED
 
-    def _try_to_write(self, fits: Sequence[Fit], n_passes: int) -> None:
+    def _try_to_write(self, fits: Sequence[Fit], reading: Reading) -> None:
         try:
-            self._write(fits, n_passes)
+            self._write(fits, reading)
         except SourceError as error:
-            log.warning("Pass %d has no checkpoint. %s", n_passes, error)
+            log.warning("Pass %d has no checkpoint. %s", reading.n_passes, error)
 
-    def _write(self, fits: Sequence[Fit], n_passes: int) -> None:
+    def _write(self, fits: Sequence[Fit], reading: Reading) -> None:
         from streamem import __version__
 
-        encoded = self._encoded(fits)
+        scores = reading.scores  # parameters need no hash where there are none
+        encoded = encode({"fits": [_state(fit, fit.model) for fit in fits]}, "fit")
         header = {
             "whose": self.whose,
             "name": self.data.source.name,
             "version": __version__,
             "seed": self.seed,
             "sample": self.sample,
-            "n_passes": n_passes,
+            "n_passes": reading.n_passes,
             "n_fits": len(fits),
+            "counts": self.counts,
+            "scores": [scores.get(fit.best.params) if scores and fit.best else None for fit in fits],
             "tree": encoded.tree,
         }
-        self.place.write("pass", n_passes, Archive(KIND, header, encoded.arrays))
-
-    def _encoded(self, fits: Sequence[Fit]) -> Encoded:
-        return encode({"fits": [_state(fit, fit.model) for fit in fits]}, "fit")
+        self.place.write("pass", reading.n_passes, Archive(KIND, header, encoded.arrays))
 
 
 def _state(value: Any, model: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -48,6 +48,8 @@ class Reading:
     """The rows."""
     n_passes: int = 0
     """How often they were read."""
+    scores: dict[Any, float] = field(default_factory=dict)
+    """Mean log-likelihood of rows held out, by parameters, where there are any."""
 
     def __call__(self, wanted: Sequence[tuple[Any, Any]]) -> Pass[Any]:
         """Return the statistics of all rows for each pair of a model and parameters."""

@@ -22,6 +22,14 @@ def test_same_command__goes_on(run_json, data):
     assert np.array_equal(sem.load("model.npz").means_, sem.load("whole.npz").means_)
 
 
+def test_select__goes_on(run_json, data):
+    sweep = ("select", data, "-k", "1:3", "--acceleration", "none", "--tol", 0)
+    whole = run_json(*sweep, "--max-iter", 6, "--save", "whole.npz")[1]
+    run_json(*sweep, "--max-iter", 3, "--checkpoint", "run")
+    document = run_json(*sweep, "--max-iter", 6, "--checkpoint", "run", "--resume", "auto")[1]
+    assert document["table"] == whole["table"]
+
+
 def test_progress__counts_on(run, data):
     run("fit", data, *MANY, 2, "--checkpoint", "run")
     text = run("fit", data, *MANY, 4, "--checkpoint", "run", "--resume", "yes").stderr

@@ -307,6 +307,13 @@ def test_model_file__says_that_it_is_a_checkpoint(tmp_path):
         sem.load(next(tmp_path.glob("pass-*.npz")))
 
 
+def test_other_version__is_told(tmp_path, monkeypatch, caplog):
+    interrupted(gaussian(), tmp_path, 1)
+    monkeypatch.setattr(sem, "__version__", "99.0")
+    gaussian().fit(X, checkpoint=tmp_path, resume=True)
+    assert "99.0" in caplog.text
+
+
 # --- damage and failures
 
 
