@@ -203,7 +203,9 @@ def fit(
             fits = kept.restored(begin([params] * kept.n_fits))
         else:
             fits = begin(
-                starts_of(model, data, sample, acceleration, tol, n_init, rng) if sample is not None else [params]
+                starts_of(model, data, sample, acceleration, tol, n_init, rng)
+                if sample is not None
+                else [params]
             )
         iterate_together(fits, Reading(data), limit, kept=kept)
         return best_of(fits)

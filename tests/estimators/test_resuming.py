@@ -160,6 +160,28 @@ def test_weights_and_float32__are_part_of_it(tmp_path):
     assert_same(gaussian().fit(x, sample_weight=weight, checkpoint=tmp_path, resume=True), whole)
 
 
+@pytest.mark.parametrize("missing", ["drop", "marginal"])
+def test_rows_with_missing_values__go_on(tmp_path, missing):
+    x = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
+    make = lambda: gaussian("anderson", missing=missing, max_iter=5)  # noqa: E731
+    whole = make().fit(x)
+    interrupted(make(), tmp_path, 3, x)
+    assert_same(make().fit(x, checkpoint=tmp_path, resume=True), whole)
+    with pytest.raises(sem.InputError, match=f"missing was '{missing}'"):
+        make().set_params(missing={"drop": "marginal", "marginal": "drop"}[missing]).fit(
+            x, checkpoint=tmp_path, resume=True
+        )
+
+
+def test_variational_mixture__goes_on(tmp_path):
+    make = lambda: sem.BayesianGaussianMixture(4, tol=0, max_iter=6, random_state=0)  # noqa: E731
+    whole = make().fit(X)
+    interrupted(make(), tmp_path, 3)
+    again = make().fit(X, checkpoint=tmp_path, resume=True)
+    assert history(again.result_) == history(whole.result_)
+    np.testing.assert_array_equal(again.covariances_, whole.covariances_)
+
+
 @pytest.mark.parametrize("acceleration", ["none", "anderson"])
 def test_starts__go_on_together(acceleration, tmp_path):
     whole = gaussian(acceleration, n_init=4).fit(X)
