@@ -164,7 +164,7 @@ class Kept:
         InputError
             If they cannot be written: now, and not after hours.
         """
-        if type(model).__module__.startswith("streamem."):
+        if _is_ours(type(model)):
             return
         if params is None:
             assert sample is not None
@@ -273,9 +273,12 @@ def _set_state(value: Any, state: Mapping[str, Any]) -> None:
 
 def _has_state(value: Any) -> bool:
     """Return whether this is one of our objects that change, and no value."""
-    kind = type(value)
-    ours = kind.__module__.startswith("streamem.") and dataclasses.is_dataclass(kind)
-    return ours and not kind.__dataclass_params__.frozen
+    settings = getattr(type(value), "__dataclass_params__", None)
+    return _is_ours(type(value)) and settings is not None and not settings.frozen
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("streamem.")
 
 
 def described(value: Any) -> Any:
@@ -301,12 +304,13 @@ def described(value: Any) -> Any:
 
 
 def described_model(model: Any) -> dict[str, Any]:
-    """Return the public attributes of a model, described, by their names."""
+    """Return the public attributes of a model, described; under names apart where it is not ours."""
     if dataclasses.is_dataclass(model):
         names: Iterable[str] = [part.name for part in dataclasses.fields(model)]
     else:
         names = getattr(model, "__dict__", ())
-    settings = {name: described(getattr(model, name)) for name in names if not name.startswith("_")}
+    prefix = "" if _is_ours(type(model)) else "model."
+    settings = {prefix + name: described(getattr(model, name)) for name in names if not name.startswith("_")}
     return {**settings, "model": type(model).__qualname__}
 
 

@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 
 from streamem.errors import ModelFileError, SourceError
 
-__all__ = ["SCHEMA", "Archive", "appearing_whole", "pack", "read_archive", "unpack", "write_archive"]
+__all__ = [
+    "SCHEMA",
+    "Archive",
+    "appearing_whole",
+    "pack",
+    "read_archive",
+    "sync_folder",
+    "unpack",
+    "write_archive",
+]
 
 FORMAT = "streamem"
 SCHEMA = 1
@@ -136,7 +145,7 @@ def appearing_whole(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -149,7 +158,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable, where folders can be synced."""
     if os.name != "posix":
         return

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streamem.errors import InputError, ModelFileError, SourceError
-from streamem.persistence.archives import PARTIAL, Archive, appearing_whole, pack, unpack
+from streamem.persistence.archives import PARTIAL, Archive, appearing_whole, pack, sync_folder, unpack
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
@@ -163,7 +163,9 @@ class _Folder:
 
     def write(self, name: str, archive: Archive) -> None:
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
+            if not self._path.is_dir():
+                self._path.mkdir(parents=True, exist_ok=True)
+                sync_folder(self._path.parent)
             with appearing_whole(self._path / name) as file:
                 pack(archive, file)
             for other in self.names():  # what a killed process left
@@ -177,7 +179,10 @@ class _Folder:
             ) from error
 
     def remove(self, name: str) -> None:
-        (self._path / name).unlink(missing_ok=True)
+        try:
+            (self._path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise SourceError(f"{self._path / name}: cannot be removed ({error}).") from error
 
 
 class _Bucket:

@@ -512,7 +512,7 @@ def test_own_model__goes_on_to_the_same_bits(tmp_path, acceleration, given):
 
 def test_own_model__has_its_public_attributes_for_settings(tmp_path):
     sem.fit(Exponential(), POSITIVE, checkpoint=tmp_path, **OWN)
-    with pytest.raises(sem.InputError, match=r"share was 0\.5, now 0\.25"):
+    with pytest.raises(sem.InputError, match=r"model\.share was 0\.5, now 0\.25"):
         sem.fit(Exponential(0.25), POSITIVE, checkpoint=tmp_path, resume=True, **OWN)
 
 
