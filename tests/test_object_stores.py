@@ -82,6 +82,27 @@ def test_fit__reads_an_object_store_from_worker_processes(bucket, options):
     assert there.lower_bounds_ == here.lower_bounds_
 
 
+@pytest.mark.filterwarnings("ignore::streamem.ConvergenceWarning")
+def test_checkpoints__are_kept_in_an_object_store(bucket, options, caplog):
+    rows = sem.as_source(f"{bucket}/x.zarr", storage_options=options)
+    where = sem.Checkpoint(f"{bucket}/run", keep=2, storage_options=options)
+    settings = {"acceleration": "none", "tol": 0, "random_state": 0}
+    whole = sem.GaussianMixture(3, max_iter=6, **settings).fit(rows)
+    sem.GaussianMixture(3, max_iter=4, **settings).fit(rows, checkpoint=where)
+    again = sem.GaussianMixture(3, max_iter=6, **settings).fit(rows, checkpoint=where, resume=True)
+    assert again.lower_bounds_ == whole.lower_bounds_
+    np.testing.assert_array_equal(again.covariances_, whole.covariances_)
+    import s3fs
+
+    names = s3fs.S3FileSystem(**options).ls("rows/run", refresh=True)
+    assert [name.split("/")[-1][:11] for name in sorted(names)] == [
+        "pass-000005",
+        "pass-000006",
+        "sample-0000",
+    ]
+    assert SECRET not in caplog.text + repr(where)
+
+
 def test_credentials__come_from_the_environment(bucket, endpoint, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from streamem.errors import InputError, ModelFileError, SourceError
 from streamem.persistence.archives import PARTIAL, Archive, appearing_whole, pack, sync_folder, unpack
@@ -133,6 +134,8 @@ def _open(where: Checkpoint) -> _Store:
     if not isinstance(place, str) or not place:
         raise InputError(f"checkpoint: expected a path or URL, got {place!r}.")
     if "://" in place and not place.startswith("file://"):
+        if urlsplit(place).password is not None:  # messages and logs name the place
+            raise InputError("checkpoint: a URL must hold no password. Give it in storage_options.")
         return _Bucket(place, where.storage_options or {})
     if where.storage_options is not None:
         raise InputError(f"checkpoint: storage_options are for URLs, but {place} is a path. Leave them out.")

@@ -147,6 +147,12 @@ def test_storage_options__need_a_url_and_are_not_shown(tmp_path):
         Checkpoints(secret)
 
 
+def test_password__is_refused_and_not_told():
+    with pytest.raises(InputError, match="storage_options") as caught:
+        Checkpoints(Checkpoint("s3://me:hunter2@bucket/run"))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_unwritable_place__is_a_source_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SourceError, match="file"):
