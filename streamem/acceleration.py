@@ -55,7 +55,7 @@ S = TypeVar("S", bound=Stats)
 
 Vector = NDArray[np.float64]
 
-PATIENCE = 10  # accepted steps until damping has faded to a half
+PATIENCE = 25  # accepted steps until damping has faded to a half
 FIRST_STRETCH = 1.9  # of an EM step: below 2 it still ascends where the objective is concave
 MOST_PATIENCE = 16  # passes
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
@@ -155,6 +155,8 @@ class Anderson(Generic[P, S]):
     """The model."""
     with_em: bool = False
     """Whether to propose the plain step beside, so that a rejection loses no pass."""
+    patience: int = PATIENCE
+    """Accepted steps until damping has faded to a half: the fewer, the bolder."""
     past: Mixing = field(default_factory=Mixing)
     """The last points and their images under the EM step."""
     trust: int = 0
@@ -172,7 +174,7 @@ class Anderson(Generic[P, S]):
         if self.stretch:
             by, vector = "stretched", point + self.stretch * (image - point)
         else:
-            by, vector = "anderson", self.past.mixed(1 / (1 + 1.2 ** (PATIENCE - self.trust)))
+            by, vector = "anderson", self.past.mixed(1 / (1 + 1.2 ** (self.patience - self.trust)))
         params = None if vector is None else self.model.from_vector(vector, plain)
         if params is None:
             return Proposal(plain, (em,))
@@ -185,7 +187,7 @@ class Anderson(Generic[P, S]):
             self.stretch = 0.0
             self.past.points.clear()
         elif rejected:
-            self.trust = max(self.trust - self.past.window, -2 * PATIENCE)
+            self.trust = max(self.trust - self.past.window, -2 * self.patience)
             self.past.points.clear()
             self.stretch = FIRST_STRETCH
         elif by == "anderson":

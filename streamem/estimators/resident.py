@@ -41,6 +41,7 @@ SAMPLE_BUDGET = 4  # work on the sample that one pass may cost, in passes over a
 SAMPLE_TOL = 0.01  # of parameters per row of the sample, nats: its bias is 50 times as much
 HELD_OUT = 5  # one row of the sample in so many judges the starts
 FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the better the correction
+BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
 READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
 
 
@@ -186,7 +187,7 @@ def _e_steps(model: Model[P, S], candidates: Sequence[P], rows: Rows) -> Several
 
 def _solve(model: Any, one_pass: Any, params: Any, max_iter: int, *, tol: float) -> FitResult[Any]:
     """Run EM in memory, accelerated where the model allows it; an interrupt is for the whole fit."""
-    accelerate: Accelerator[Any, Any] = Anderson(model) if _can_mix(model) else PlainEM(model)
+    accelerate: Accelerator[Any, Any] = Anderson(model, patience=BOLD) if _can_mix(model) else PlainEM(model)
     result = em.iterate(model, one_pass, params, accelerate=accelerate, tol=tol, max_iter=max_iter)
     if result.status is Status.INTERRUPTED:
         raise KeyboardInterrupt

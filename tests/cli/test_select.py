@@ -7,10 +7,10 @@ import streamem as sem
 from streamem.cli.curve import HEIGHT, curve
 
 
-def test_select__saves_the_best_that_the_library_would_choose(run, data, rows):
+def test_select__saves_the_best_that_the_library_would_choose(run, data):
     result = run("select", data, "-k", "1:4", "--covariance", "full,diag", "--seed", 3)
     assert (result.exit_code, result.stdout) == (0, "")
-    found = sem.select(rows, range(1, 5), ("full", "diag"), random_state=3)
+    found = sem.select(data, range(1, 5), ("full", "diag"), random_state=3)
     saved = sem.load("model.npz")
     assert saved.covariance_type == found.best.covariance_type
     assert np.array_equal(saved.means_, found.best.means_)
