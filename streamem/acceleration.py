@@ -36,6 +36,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from streamem.convergence import Event
 from streamem.errors import DegenerateComponentError
 from streamem.protocols import Pass, Stats
 
@@ -81,7 +82,7 @@ class Candidate(Generic[P]):
     """Parameters to evaluate in the next pass."""
 
     by: str
-    """"em", "anderson", "stretched" or "sample"."""
+    """"em", "anderson", "stretched", "sample" or "reseed"."""
     params: P
     """The parameters."""
 
@@ -96,6 +97,10 @@ class Proposal(Generic[P]):
     """At least one; the EM step alone is always enough."""
     remaining: float | None = None
     """Estimated rise of the objective still to come, nats per unit weight, where the method knows."""
+    best: Reached[P, Any] | None = None
+    """What takes the place of the best parameters so far, where components of no use were taken away."""
+    events: tuple[Event, ...] = ()
+    """What the user should know."""
 
 
 class Accelerator(Protocol[P, S]):

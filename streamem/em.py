@@ -209,27 +209,30 @@ class Ascent(Generic[P, S]):
             self.remaining = self._gain.update(reached.objective)
         elif self.candidates[-1].by == "em":
             self.status = _judge_fall(best.objective - reached.objective, best, self.tol)
+        events: tuple[Event, ...] = ()
         if self.status is None:
-            self._proceed(best, fell)
-        events = _events(self.model, self.step, best.stats)
+            events = self._proceed(best, fell)
+            best = self.best or best
+        events += _events(self.model, self.step, best.stats)
         if self.status is not None or len(self.history) + 1 >= self.max_iter:
             climb = [*(record.objective for record in self.history), best.objective]
             events += slow_progress(climb, getattr(self.model, "n_components", 1))
         seconds += time.perf_counter() - began
         self.history.append(_record(rows, best, self.remaining, seconds, fell, events))
 
-    def _proceed(self, best: Reached[P, S], fell: bool) -> None:
+    def _proceed(self, best: Reached[P, S], fell: bool) -> tuple[Event, ...]:
         """Take the M-step from the best parameters, and judge whether the next candidates are needed."""
         try:
             proposal = self.accelerate(best, fell)
         except KeyboardInterrupt:
             self.step, self.status = best.params, Status.INTERRUPTED
-            return
-        self.step, self.candidates = proposal.step, proposal.candidates
+            return ()
+        self.step, self.candidates, self.best = proposal.step, proposal.candidates, proposal.best or best
         if proposal.remaining is not None:
             self.remaining = proposal.remaining
         if not fell and self.remaining <= max(self.tol, rounding(best.objective)):
             self.status = Status.CONVERGED
+        return proposal.events
 
     def result(self) -> FitResult[P]:
         """Return what was reached; raise what went wrong, if something did."""
@@ -269,6 +272,7 @@ def _best_of(model: Model[P, S], candidates: Sequence[Candidate[P]], stats: Sequ
     best = None
     for candidate, its in zip(candidates, stats, strict=True):
         objective = (its.log_likelihood + _log_prior(model, candidate.params, its)) / its.weight
+        objective = -np.inf if np.isnan(objective) else objective  # or no other would be better
         if best is None or objective > best.objective:
             best = Reached(candidate.params, its, objective, candidate.by)
     assert best is not None

@@ -337,9 +337,11 @@ class Trial:
         if fit.best is None:  # interrupted before its turn
             return row
         own._take(result)
-        criteria = Criteria.of(result.stats, self.n_parameters)
+        count = own._count()  # fewer than at the start where components were dropped
+        criteria = Criteria.of(result.stats, count)
         return replace(
             row,
+            n_parameters=count,
             log_likelihood=result.stats.log_likelihood / result.stats.weight,
             bic=criteria.bic,
             aic=criteria.aic,

@@ -15,7 +15,8 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "protocols": (set(), {"numpy"}),
     "convergence": (set(), {"numpy"}),
     "em": ({"protocols", "convergence", "acceleration", "errors"}, {"numpy"}),
-    "acceleration": ({"protocols", "errors"}, {"numpy"}),
+    "acceleration": ({"protocols", "convergence", "errors"}, {"numpy"}),
+    "degeneracy": ({"acceleration", "protocols", "convergence", "errors"}, {"numpy"}),
     "kernels": (set(), {"numpy", "numba", "llvmlite"}),
     "initialization": ({"protocols", "kernels", "errors"}, {"numpy"}),
     "models": ({"kernels", "initialization", "protocols", "convergence", "errors"}, {"numpy", "scipy"}),
@@ -28,7 +29,17 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr"}),
     "estimators": (
         BOTTOM
-        | {"em", "acceleration", "initialization", "models", "reduce", "persistence", "sources", "sinks"},
+        | {
+            "em",
+            "acceleration",
+            "degeneracy",
+            "initialization",
+            "models",
+            "reduce",
+            "persistence",
+            "sources",
+            "sinks",
+        },
         {"numpy", "sklearn"},
     ),
     "selection": (BOTTOM | {"estimators", "models", "persistence"}, {"numpy"}),

@@ -17,9 +17,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.convergence import Callback
+from streamem.convergence import Callback, FitResult
+from streamem.degeneracy import CHOICES
 from streamem.errors import InputError
-from streamem.estimators.fitting import as_generator, fit
+from streamem.estimators.fitting import as_generator, check_choice, fit
 from streamem.estimators.mixture import MixtureEstimator
 from streamem.estimators.rows import check_missing
 from streamem.initialization import METHODS
@@ -84,6 +85,13 @@ class GaussianMixture(MixtureEstimator):
         What happens to rows with NaN. ``"raise"``: an error that says where; ``"drop"``: they are left out of
         the fit, and of no cluster afterwards (label −1, NaN elsewhere); ``"marginal"``: exact EM on what is
         observed of them, under the assumption that values are missing at random.
+    on_degenerate
+        What happens to a component that is responsible for less than one row. ``"reseed"``: it is given half
+        of another component, once, and keeps it if that is better than to go on without; ``"drop"``: once no
+        row would miss it, it goes, and `n_components` of ``params_`` shrinks; ``"freeze"``: it stays where it
+        is, with next to no weight; ``"raise"``: an error. A component whose rows are all alike keeps its
+        covariance from then on; with ``"raise"`` that is an error too. Each time an event is logged, and kept
+        in ``result_.history``.
     precision
         ``"auto"``: compute in the rows' own precision where the covariances allow it; ``"float32"`` or
         ``"float64"``. Sums are float64 in any case.
@@ -141,6 +149,7 @@ class GaussianMixture(MixtureEstimator):
         sample_size: int | Literal["auto"] = "auto",
         memory_limit: int | str | None = "1GiB",
         missing: Literal["raise", "drop", "marginal"] = "raise",
+        on_degenerate: Literal["reseed", "drop", "freeze", "raise"] = "reseed",
         precision: Literal["auto", "float32", "float64"] = "auto",
         callbacks: Iterable[Callback] = (),
     ) -> None:
@@ -163,6 +172,7 @@ class GaussianMixture(MixtureEstimator):
         self.sample_size = sample_size
         self.memory_limit = memory_limit
         self.missing = missing
+        self.on_degenerate = on_degenerate
         self.precision = precision
         self.callbacks = callbacks
 
@@ -170,6 +180,7 @@ class GaussianMixture(MixtureEstimator):
         check_settings(self)
         _check_prior(self)
         _check_parameters("fixed", self.fixed)
+        _check_degenerate(self)
         _check_start(self)
         if fitted:
             check_same_shape(self, self.params_)
@@ -188,6 +199,7 @@ class GaussianMixture(MixtureEstimator):
             self.precision,
             conjugate,
             tuple(self.fixed),
+            self.on_degenerate,
         )
 
     @property
@@ -215,6 +227,11 @@ class GaussianMixture(MixtureEstimator):
         """Σ⁻¹, in the shape of ``covariances_``."""
         params = self._estimates()
         return params.shape.gram(params.precision_cholesky)
+
+    def _take(self, result: FitResult[Any]) -> None:
+        """Take over what a fit reached; the model counts the components that are left."""
+        super()._take(result)
+        self.model_ = replace(self.model_, n_components=len(self.params_.weights))
 
     def _estimates(self) -> GaussianMixtureParams:
         params: GaussianMixtureParams = self._fitted()
@@ -466,6 +483,16 @@ def _check_parameters(name: str, chosen: Iterable[str]) -> None:
     """Refuse names that are no parameters."""
     if isinstance(chosen, str) or not set(chosen) <= set(PARAMETERS):
         raise InputError(f"{name}: expected some of {', '.join(map(repr, PARAMETERS))}, got {chosen!r}.")
+
+
+def _check_degenerate(gm: GaussianMixture) -> None:
+    """Refuse what is no choice, and to drop components that something else holds."""
+    check_choice("on_degenerate", gm.on_degenerate, CHOICES)
+    held = "a prior" if gm.prior is not None else "fixed weights" if "weights" in gm.fixed else None
+    if gm.on_degenerate == "drop" and held:
+        raise InputError(
+            f'on_degenerate: "drop" takes components away, but {held} would keep them. Choose another one.'
+        )
 
 
 def _check_start(gm: GaussianMixture) -> None:

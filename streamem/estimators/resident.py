@@ -18,6 +18,7 @@ import numpy as np
 from streamem import em
 from streamem.acceleration import Accelerator, Anderson, CorrectedSample, PlainEM
 from streamem.convergence import FitResult, PassEnded, Status
+from streamem.degeneracy import Mending
 from streamem.errors import InputError
 from streamem.estimators.rows import RowData
 from streamem.initialization import seeding_rows
@@ -151,6 +152,20 @@ def accelerator(
     model: Any, data: RowData, sample: Sample | None, acceleration: str, tol: float
 ) -> Callable[[], Accelerator[Any, Any]]:
     """Return what makes the accelerator: the strongest that model and sample allow.
+
+    It minds degenerate components where the model can tell them.
+    """
+    make = _fastest(model, data, sample, acceleration, tol)
+    if not hasattr(model, "on_degenerate"):
+        return make
+    sample_pass = None if sample is None else _passes(model, _resident(data, sample))
+    return lambda: Mending(model, make, sample_pass)
+
+
+def _fastest(
+    model: Any, data: RowData, sample: Sample | None, acceleration: str, tol: float
+) -> Callable[[], Accelerator[Any, Any]]:
+    """Return what makes the accelerator proper.
 
     Work is counted, never timed, so that the same store gets the same candidates on every machine.
     """

@@ -79,6 +79,10 @@ class Covariance(Protocol):
         """Return whether all are positive definite."""
         ...
 
+    def flat(self, second: Array) -> NDArray[np.bool_]:
+        """Return what has no variance, to broadcast against natural shape: whole matrices, or single ones."""
+        ...
+
     def root(self, covariances: Array) -> Array:
         """Return Cholesky factors; raise `DegenerateComponentError` where there is none."""
         ...
@@ -206,6 +210,9 @@ class _Full:
     def positive(self, second: Array) -> bool:
         return bool(np.all(np.linalg.eigvalsh(second) > 0))
 
+    def flat(self, second: Array) -> NDArray[np.bool_]:
+        return np.asarray((np.trace(second, axis1=-2, axis2=-1) <= 0)[..., None, None])
+
     def root(self, covariances: Array) -> Array:
         return _factor(covariances)
 
@@ -294,6 +301,9 @@ class _Diag:
 
     def positive(self, second: Array) -> bool:
         return bool(np.all(second > 0))
+
+    def flat(self, second: Array) -> NDArray[np.bool_]:
+        return np.asarray(second <= 0)
 
     def root(self, covariances: Array) -> Array:
         return _positive(covariances)

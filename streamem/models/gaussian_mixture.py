@@ -8,23 +8,22 @@ statistics are in `streamem.models.gaussian_statistics`, kernels in `streamem.ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.convergence import Event
 from streamem.errors import InputError
 from streamem.initialization import responsibilities
 from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
 from streamem.kernels.patterns import patterns
-from streamem.models import missing
+from streamem.models import degenerate, missing
 from streamem.models.covariance import COVARIANCES, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
-from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart
+from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart, triangular
 from streamem.models.summary import DataSummary
 from streamem.protocols import FloatArray, Rows
 
@@ -33,6 +32,7 @@ __all__ = ["PARAMETERS", "GaussianMixtureModel", "GaussianMixtureParams", "Gauss
 PARAMETERS = ("weights", "means", "covariances")
 STEPS_IF_MISSING = 6  # from starting responsibilities to parameters
 MOST_LOG_DET = 1e4  # beyond, a proposal is no parameters
+NEGLIGIBLE = 1e-12  # share of all weight that a component has to hold, or no row would miss it
 MOST_AMPLIFIED = 1e3  # float32 leaves four digits of y then
 ROUNDING: dict[type[np.floating[Any]], float] = {np.float32: 1e-6, np.float64: 1e-9}
 
@@ -70,6 +70,8 @@ class GaussianMixtureModel:
     """Settings of a prior whose mode the M-step takes."""
     fixed: tuple[str, ...] = ()
     """Which of `PARAMETERS` stay where the fit starts."""
+    on_degenerate: str = "freeze"
+    """What fits do about components that lose their rows: one of `streamem.degeneracy.CHOICES`."""
 
     takes_missing: ClassVar[bool] = True
     """Rows may have missing values: see `streamem.models.missing`."""
@@ -259,21 +261,42 @@ class GaussianMixtureModel:
         """Return argmax_θ Q(θ, θ_t) (plus log-prior), in closed form.
 
         With n = Σr, δ = Σry/n in whitened units: π = n/Σn, μ' = μ + Lδ, L' = L chol(Σryyᵀ/n − δδᵀ); a prior
-        counts as further rows. Without one, a component without support keeps its mean and has weight 0. What
-        is ``fixed`` is as in ``params``, and covariances are then about those means.
+        counts as further rows. Without one, a component without support keeps its mean and has weight 0, and
+        one whose rows are all alike keeps its covariance: Q rises all the same. What is ``fixed`` is as in
+        ``params``, and covariances are then about those means.
         """
         prior = self._conjugate(stats)
         weights = params.weights if "weights" in self.fixed else prior.weights(stats.sum_w)
         means = params.means if "means" in self.fixed else prior.means(stats)
         if "covariances" in self.fixed:
             return replace(params, weights=weights, means=means)
-        shape, reference = self.shape, stats.reference
-        scatter = prior.scatter(stats, params.means if "means" in self.fixed else None)
+        left = replace(params, weights=weights, means=means)
+        return self._covariances(left, stats, params.means if "means" in self.fixed else None)[0]
+
+    def _covariances(
+        self, params: GaussianMixtureParams, stats: GaussianMixtureStats, means: Array | None
+    ) -> tuple[GaussianMixtureParams, NDArray[np.bool_]]:
+        """Return the M-step for covariances about ``means``, and (k,) which had to stay as they were."""
+        shape, reference, prior = self.shape, stats.reference, self._conjugate(stats)
+        scatter = prior.scatter(stats, means)
         counts = stats.sum_w + prior.degrees
         kept = shape.spread(np.where(counts > 0, counts, 1.0))
-        inner = np.where(shape.spread(counts) > 0, scatter / kept, shape.identity(means.shape[1]))
+        identity = shape.identity(params.means.shape[1])
+        inner = np.where(shape.spread(counts) > 0, scatter / kept, identity)
+        flat = shape.flat(inner)
+        inner = np.where(flat, identity, inner)
         cholesky = shape.compose(reference.cholesky, shape.root(inner))
-        return GaussianMixtureParams(self.covariance_type, weights, means, cholesky, shape.invert(cholesky))
+        with np.errstate(divide="ignore", over="ignore"):
+            new = replace(params, cholesky=cholesky, whitening=shape.invert(cholesky))
+        frozen = degenerate.too_thin(new) & ~degenerate.too_thin(reference)
+        if frozen.any():
+            stays = shape.spread(frozen.astype(float)) > 0
+            new = replace(
+                new,
+                cholesky=np.where(stays, reference.cholesky, new.cholesky),
+                whitening=np.where(stays, reference.whitening, new.whitening),
+            )
+        return new, frozen | np.broadcast_to(flat.reshape(len(flat), -1).any(axis=1), frozen.shape)
 
     def _conjugate(self, stats: GaussianMixtureStats) -> ConjugatePrior:
         """Return the prior on these rows in conjugate form, of no weight where there is none."""
@@ -350,7 +373,7 @@ class GaussianMixtureModel:
         prior = ConjugatePrior(
             rho, params.means, rho, np.sqrt(rho) * factor, zero * factor, rho * k * params.weights
         )
-        return replace(self, prior=prior, fixed=fixed, reg_covar="auto")
+        return replace(self, prior=prior, fixed=fixed, reg_covar="auto", on_degenerate="freeze")
 
     def _units(self, d: int) -> Array:
         """Return a length for each column, (d,)."""
@@ -366,15 +389,47 @@ class GaussianMixtureModel:
         """Return the log-prior of ``params`` in nats, up to a constant; 0 without one."""
         if self.prior is None:
             return 0.0
-        return self._conjugate(stats).log_density(params, stats.sum_w)
+        prior = self._conjugate(stats)
+        density = prior.log_density(params, stats.sum_w)
+        if isinstance(self.prior, ConjugatePrior):
+            return density
+        # The constant that makes the penalty of a component without rows 0, so that it can be left out.
+        k, d = params.means.shape
+        log_det = self.shape.log_det(triangular(self.prior.scale), k, d)
+        return float(density + 0.5 * prior.degrees * np.sum(d + log_det))
 
-    def diagnose(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> Iterator[Event]:
-        """Yield an event for each component that has just lost its last row's worth of responsibility."""
-        before = stats.reference.weights * stats.weight
-        for k in np.flatnonzero((stats.sum_w < 1.0) & (before >= 1.0)):
-            yield Event(
-                "empty-component", f"Component {k} has total responsibility {stats.sum_w[k]:.3g}.", int(k)
-            )
+    def support(self, stats: GaussianMixtureStats) -> Array:
+        """Return (k,) how many rows of average weight each component is responsible for."""
+        return degenerate.support(stats)
+
+    def collapsed(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> NDArray[np.intp]:
+        """Return the components with rows whose covariances an M-step to ``params`` had to leave alone."""
+        k, reference = len(params.weights), stats.reference.cholesky
+        if "covariances" in self.fixed or self.covariance_type == "tied":
+            same = np.full(k, "covariances" not in self.fixed and np.array_equal(params.cholesky, reference))
+        else:
+            same = (params.cholesky == reference).reshape(k, -1).all(axis=1)
+        if not same.any():
+            return np.flatnonzero(same)
+        means = params.means if "means" in self.fixed else None
+        return np.flatnonzero(same & (stats.sum_w > 0) & self._covariances(params, stats, means)[1])
+
+    def negligible(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> list[int]:
+        """Return components whose rows, if any, would lose less than rounding without them."""
+        none = (self.support(stats) < 1) & (stats.sum_w <= NEGLIGIBLE * stats.weight)
+        return [int(k) for k in np.flatnonzero(none)]
+
+    def without(
+        self, params: GaussianMixtureParams, stats: GaussianMixtureStats, gone: Sequence[int]
+    ) -> tuple[GaussianMixtureParams, GaussianMixtureStats]:
+        """Return parameters and statistics without components that are negligible."""
+        return degenerate.without(params, stats, gone)
+
+    def splits(self, params: GaussianMixtureParams, empty: int) -> Iterator[GaussianMixtureParams]:
+        """Yield parameters in which component ``empty`` is half of another one."""
+        if "means" not in self.fixed:
+            for split in degenerate.splits(params, empty, self._units(params.means.shape[1])):
+                yield self._holding(split, params)
 
     def n_parameters(self, n_features: int) -> int:
         """Return the number of free parameters."""
