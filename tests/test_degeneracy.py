@@ -52,9 +52,13 @@ def test_reseed__that_gains_nothing_leaves_the_fit_alone():
 
 
 def test_reseed__without_a_sample_splits_the_heaviest():
-    gm = fit("freeze")
-    gm.set_params(on_degenerate="reseed", warm_start=True).fit(X)
-    assert ("reseeded-component", 2) in events(gm) and len(set(gm.predict(X))) == 3
+    """Such a split has to be better at once, as it is where clusters are far apart."""
+    rng = np.random.default_rng(0)
+    x = np.vstack([rng.normal(center, 1, (300, 2)) for center in ([-10, 0], [10, 0], [0, 60])])
+    start = [[0, 0], [0, 60], [1e4, 1e4]]
+    gm = fit("freeze", x=x, means_init=start)
+    gm.set_params(on_degenerate="reseed", warm_start=True).fit(x)
+    assert ("reseeded-component", 2) in events(gm) and len(set(gm.predict(x))) == 3
 
 
 def test_reseed__leaves_what_is_fixed():

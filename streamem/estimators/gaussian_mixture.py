@@ -87,7 +87,8 @@ class GaussianMixture(MixtureEstimator):
         observed of them, under the assumption that values are missing at random.
     on_degenerate
         What happens to a component that is responsible for less than one row. ``"reseed"``: it is given half
-        of another component, once, and keeps it if that is better than to go on without; ``"drop"``: once no
+        of another component, once, and keeps it if that is better than to go on without (after a few steps on
+        the sample; where there is none, as in a warm start, at once); ``"drop"``: once no
         row would miss it, it goes, and `n_components` of ``params_`` shrinks; ``"freeze"``: it stays where it
         is, with next to no weight; ``"raise"``: an error. A component whose rows are all alike keeps its
         covariance from then on; with ``"raise"`` that is an error too. Each time an event is logged, and kept
