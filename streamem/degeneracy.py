@@ -24,6 +24,7 @@ P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
 CHOICES = ("reseed", "drop", "freeze", "raise")
+A_ROW = 0.99  # responsibility, in rows of average weight, below which a component is degenerate
 REFINING = 10  # EM steps on the sample before a new place for a component is tried on all rows
 
 
@@ -78,7 +79,7 @@ class Mending(Generic[P, S]):
             k = self.tried[-1]
             yield Event("reseeded-component", f"Component {k} is half of what was another component now.", k)
         support = self.model.support(best.stats)
-        empty = [int(k) for k in np.flatnonzero(support < 1)]
+        empty = [int(k) for k in np.flatnonzero(support < A_ROW)]
         for k in empty:
             if k in self.empty:
                 continue
@@ -113,8 +114,7 @@ class Mending(Generic[P, S]):
             for known in (self.empty, self.collapsed)
         )
         params, stats = self.model.without(best.params, best.stats, gone)
-        objective = (stats.log_likelihood + self.model.log_prior(params, stats)) / stats.weight
-        return Reached(params, stats, objective, best.by)
+        return Reached(params, stats, self._objective(params, stats), best.by)
 
     def _reseeding(self, best: Reached[P, S], empty: int) -> Proposal[P]:
         """Return the EM step, and beside it the most promising split of another component."""
@@ -123,21 +123,27 @@ class Mending(Generic[P, S]):
         self.inner = self.make()
         em = Candidate("em", step)
         places = list(self.model.splits(step, empty))
-        if not places:
-            return Proposal(step, (em,))
-        place = places[0] if self.sample_pass is None else self._refined(places)
-        return Proposal(step, (Candidate("reseed", place), em), np.inf)
+        place = self._refined(places, step) if self.sample_pass else next(iter(places), None)
+        return Proposal(step, (em,) if place is None else (Candidate("reseed", place), em), np.inf)
 
-    def _refined(self, places: Sequence[P]) -> P:
-        """Return the place of highest objective on the sample, a few EM steps later."""
-        assert self.sample_pass is not None
-        stats = self.sample_pass(places).stats
-        pairs = zip(places, stats, strict=True)
-        place, its = max(pairs, key=lambda pair: self._objective(*pair))
+    def _refined(self, places: Sequence[P], step: P) -> P | None:
+        """Return the best place, a few EM steps on the sample later, where as many from ``step`` do less."""
+        if not places:
+            return None
+        place = places[int(np.argmax(self._evaluated(places)[1]))]
         for _ in range(REFINING):
-            place = self.model.m_step(place, its)
-            its = self.sample_pass([place]).stats[0]
-        return place
+            stats, _objectives = self._evaluated([place, step])
+            place, step = (self.model.m_step(*pair) for pair in zip([place, step], stats, strict=True))
+        stats, (ours, theirs) = self._evaluated([place, step])
+        noise = stats[0].rounding * max(1.0, abs(theirs))
+        return place if ours > theirs + noise else None
+
+    def _evaluated(self, places: Sequence[P]) -> tuple[Any, list[float]]:
+        """Return statistics and objectives of parameters on the sample."""
+        assert self.sample_pass is not None
+        every = self.sample_pass(places).stats
+        pairs = zip(places, every, strict=True)
+        return every, [float(np.nan_to_num(self._objective(*pair), nan=-np.inf)) for pair in pairs]
 
     def _objective(self, params: P, stats: Any) -> float:
-        return float(np.nan_to_num(stats.log_likelihood + self.model.log_prior(params, stats), nan=-np.inf))
+        return float((stats.log_likelihood + self.model.log_prior(params, stats)) / stats.weight)

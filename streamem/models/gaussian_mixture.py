@@ -396,7 +396,7 @@ class GaussianMixtureModel:
         # The constant that makes the penalty of a component without rows 0, so that it can be left out.
         k, d = params.means.shape
         log_det = self.shape.log_det(triangular(self.prior.scale), k, d)
-        return float(density + 0.5 * prior.degrees * np.sum(d + log_det))
+        return float(density + 0.5 * prior.degrees * np.sum(np.broadcast_to(d + log_det, (k,))))
 
     def support(self, stats: GaussianMixtureStats) -> Array:
         """Return (k,) how many rows of average weight each component is responsible for."""
