@@ -43,6 +43,7 @@ _EXPORTS = {
     "as_source": "streamem.sources",
     "fit": "streamem.estimators",
     "load": "streamem.estimators",
+    "plan": "streamem.estimators",
     "select": "streamem.selection",
 }
 
@@ -67,6 +68,7 @@ __all__ = [
     "as_source",
     "fit",
     "load",
+    "plan",
     "select",
 ]
 
@@ -97,7 +99,7 @@ if TYPE_CHECKING:
         SourceError,
         StreamEMError,
     )
-    from streamem.estimators import BayesianGaussianMixture, GaussianMixture, fit, load
+    from streamem.estimators import BayesianGaussianMixture, GaussianMixture, fit, load, plan
     from streamem.models.normal_wishart import NormalInverseWishart
     from streamem.persistence import Checkpoint
     from streamem.selection import select

@@ -21,7 +21,15 @@ from streamem import cluster
 from streamem.errors import ClusterError, InputError, MemoryLimitError
 from streamem.protocols import Source
 
-__all__ = ["LOCAL_SCHEDULERS", "Scheduler", "StoppedError", "Watch", "open_scheduler"]
+__all__ = [
+    "CPU_COUNT",
+    "LOCAL_SCHEDULERS",
+    "Scheduler",
+    "StoppedError",
+    "Watch",
+    "open_scheduler",
+    "threads_within",
+]
 
 LOCAL_SCHEDULERS = ("threads", "synchronous", "processes")
 PARTITIONS_PER_WORKER = {
@@ -168,14 +176,22 @@ def open_scheduler(
                 f"'tcp://host:8786', got {scheduler!r}. Pass one of these, or client=."
             )
         workers = int(dask.config.get("num_workers", None) or CPU_COUNT)
-        if memory_limit is not None:
-            # A quarter of the limit is for reading; zarr's threads may still hold the chunk before.
-            workers = max(1, min(workers, memory_limit // 4 // max(1, 2 * source.block_bytes)))
+        workers = threads_within(memory_limit, workers, source.block_bytes)
         if scheduler == "synchronous":
             workers = 1
         pool = stack.enter_context(_process_pool(workers)) if scheduler == "processes" else None
         with _blas_threads(1):
             yield Scheduler(scheduler, workers, pool=pool)
+
+
+def threads_within(memory_limit: int | None, n_threads: int, block_bytes: int) -> int:
+    """Return how many of the threads have room to read blocks; at least one.
+
+    A quarter of the limit is for reading; zarr's threads may still hold the chunk before.
+    """
+    if memory_limit is None:
+        return n_threads
+    return max(1, min(n_threads, memory_limit // 4 // max(1, 2 * block_bytes)))
 
 
 def _process_pool(n_workers: int) -> Any:

@@ -29,17 +29,8 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr"}),
     "estimators": (
         BOTTOM
-        | {
-            "em",
-            "acceleration",
-            "degeneracy",
-            "initialization",
-            "models",
-            "reduce",
-            "persistence",
-            "sources",
-            "sinks",
-        },
+        | {"em", "acceleration", "degeneracy", "initialization", "models", "reduce", "scheduling"}
+        | {"persistence", "sources", "sinks"},
         {"numpy", "sklearn"},
     ),
     "selection": (BOTTOM | {"estimators", "models", "persistence"}, {"numpy"}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from streamem import __version__
-from streamem.cli import apply, demo, fit, inspect, select
+from streamem.cli import apply, demo, fit, inspect, plan, select
 
 __all__ = ["main"]
 
@@ -36,7 +36,16 @@ def main() -> None:
     """Expectation-maximisation for data bigger than memory."""
 
 
-_COMMANDS = (demo.demo, fit.fit, select.select, apply.predict, apply.score, apply.impute, inspect.inspect)
+_COMMANDS = (
+    demo.demo,
+    plan.plan,
+    fit.fit,
+    select.select,
+    apply.predict,
+    apply.score,
+    apply.impute,
+    inspect.inspect,
+)
 
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -8,9 +8,10 @@ from streamem.errors import ModelFileError
 from streamem.estimators.bayesian_mixture import BayesianGaussianMixture
 from streamem.estimators.fitting import fit
 from streamem.estimators.gaussian_mixture import GaussianMixture
+from streamem.estimators.measuring import plan
 from streamem.persistence import read_archive
 
-__all__ = ["BayesianGaussianMixture", "GaussianMixture", "fit", "load"]
+__all__ = ["BayesianGaussianMixture", "GaussianMixture", "fit", "load", "plan"]
 
 _CLASSES: dict[str, type[GaussianMixture]] = {
     "BayesianGaussianMixture": BayesianGaussianMixture,

@@ -68,6 +68,13 @@ class ArraySource:
         return tuple(array for array in (self.x, self.weight) if hasattr(array, "require_visible"))
 
     @property
+    def stored_bytes(self) -> int | None:
+        """Bytes of rows and weights as stored, compressed; None where a store does not say."""
+        arrays = [array for array in (self.x, self.weight) if array is not None]
+        sizes: list[Any] = [getattr(array, "stored_bytes", None) for array in arrays]
+        return None if None in sizes else int(sum(sizes))
+
+    @property
     def client(self) -> Any:
         """The client of the cluster that holds parts of the rows, if one does."""
         futures = [f for array in (self.x, self.weight) for f in getattr(array, "futures", {}).values()]

@@ -60,6 +60,15 @@ class ZarrArray:
         """The decoded array is not in memory."""
         return
 
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes of all chunks as stored; None for stores that cannot be listed, e.g. over http."""
+        try:
+            return int(self.array.nbytes_stored())
+        except Exception as error:
+            logger.info("%s: cannot tell how many bytes are stored (%s)", self.name, error)
+            return None
+
     def read_bytes(self, start: int, stop: int) -> int:
         """Bytes of all chunks that these rows touch, compressed and decoded."""
         grid = self.row_grids[-1]

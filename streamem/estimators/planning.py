@@ -1,0 +1,318 @@
+"""What a fit costs on other machines and of more rows: equations, and nothing that reads or times.
+
+What goes in is `Measured`, by `streamem.estimators.measuring`, and `Layout`; what comes out is `Prediction`.
+
+A row takes r seconds to read and decode and c to go through the E-step, alone on a core; u core-seconds in
+all. With b threads at work on a machine of q cores, each is slowed by 1 + σ(min(b, q) − 1), the contention of
+Amdahl's law as in Gunther (2007, "Guerrilla Capacity Planning", eq. 4.5); reading and computing share the
+cores; and M machines share what the store can deliver, β bytes per second, at s bytes per row. So a row takes
+a thread
+
+    τ(b) = max((r + c)(1 + σ(min(b, q) − 1)),  u (1 + σ(min(b, q) − 1)) b/q,  s b M/β).
+
+W workers of t threads on M machines run L = Wt tasks at once. T tasks of n/T rows fill ⌊T/L⌋ rounds, with
+b = L/M, and one more of the T mod L that are left. A pass takes
+
+    n/T (⌊T/L⌋ τ(L/M) + τ(⌈(T mod L)/M⌉))      the rows; each block's statistics are merged on the way
+    + o (T + merges)                           overhead of the scheduler, one task after the other
+    + ⌈log₈ T⌉ (7 m + 8 S/ν)                   the tree after the last task: merging, fetching
+    + (W P + T D + S)/ν + M-step               parameters and tasks out, statistics back, at the driver
+
+with m seconds per merge, S bytes of statistics, P of parameters, D of a task's description, and ν bytes per
+second of the driver's network; within one process S, P and D stay where they are. Overheads add to the rows'
+time although part of them overlaps it: more workers pay until o T, which grows with them, is as much.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from streamem.estimators.resident import FIRST_BUDGET, SAMPLE_BUDGET, SAMPLE_SHARE, SMALLEST_SAMPLE
+from streamem.estimators.rows import KEPT_SHARE
+from streamem.reduce import FAN_IN, partition_size
+from streamem.scheduling import CLUSTER_PARTITIONS_PER_WORKER, PARTITIONS_PER_WORKER
+
+__all__ = ["Layout", "Measured", "Prediction", "predict"]
+
+THREAD_TASK_SECONDS, CLUSTER_TASK_SECONDS = 2e-4, 2.5e-3
+BLOCK_OBJECT_BYTES = 200  # what the driver holds of a block: where it begins and ends
+PASSES = {"corrected": (2, 6, 40), "anderson": (29, 40, 100), "none": (60, 80, 1000)}
+"""Fewest, usual and most passes, the sampling pass not counted: a rule of thumb from the README's table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Data and model, as a few blocks showed them."""
+
+    n_samples: int
+    """Rows."""
+    n_features: int
+    """Columns."""
+    block_rows: float
+    """Rows of a block, on average."""
+    block_rows_wanted: float
+    """Rows that blocks of more data of this shape would have at least."""
+    block_bytes: int
+    """Peak bytes of loading one block."""
+    row_bytes: float
+    """Bytes of a decoded row."""
+    stored_row_bytes: float
+    """Bytes of a row in the store, compressed; 0 in memory."""
+    read_seconds: float
+    """To read and decode a row, alone."""
+    read_cpu_seconds: float
+    """Core-seconds of that; more than `read_seconds` where a read uses several cores."""
+    compute_seconds: float
+    """E-step of a row, for one candidate, alone: core-seconds, as of an idle machine."""
+    sampling_seconds: float
+    """Of a row in the sampling pass, besides reading it."""
+    contention: float
+    """σ: how much each further busy core slows the others."""
+    merge_seconds: float
+    """To merge two statistics."""
+    m_step_seconds: float
+    """Of one M-step."""
+    parameter_bytes: int
+    """Parameters of one candidate, as they travel."""
+    statistics_bytes: int
+    """Statistics of one candidate, as they travel."""
+    task_bytes: int
+    """Description of a task of one block, as it travels."""
+    further_block_bytes: int
+    """What each further block adds to it."""
+    n_parameters: int
+    """Free parameters of the model."""
+    sample_rows: int
+    """Rows that the resident sample would have of endless data."""
+    n_candidates: int
+    """Candidates that a pass evaluates, as a rule."""
+    method: str
+    """"corrected", "anderson" or "none": what makes passes few, see `PASSES`."""
+    keeps: bool
+    """Whether decoded blocks may stay in memory between passes."""
+    memory_limit: int | None
+    """Bytes for data in memory."""
+
+    def of(self, n_samples: int) -> Measured:
+        """Return the same for another number of rows of the same shape."""
+        wanted = self.block_rows_wanted if n_samples > self.n_samples else 1.0
+        block_rows = min(float(n_samples), max(self.block_rows, wanted))
+        grown = self.block_bytes * max(1.0, block_rows / self.block_rows)
+        return replace(self, n_samples=n_samples, block_rows=block_rows, block_bytes=int(grown))
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of all rows."""
+        return max(1, round(self.n_samples / self.block_rows))
+
+    @property
+    def resident_rows(self) -> int:
+        """Rows of the sample, as `streamem.estimators.resident.sample_rows` has it."""
+        return min(self.sample_rows, max(self.n_samples // SAMPLE_SHARE, SMALLEST_SAMPLE), self.n_samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a fit would run."""
+
+    n_workers: int
+    """Worker processes."""
+    n_threads: int
+    """Threads of each."""
+    n_machines: int
+    """Machines that the workers are spread over."""
+    n_cores: float
+    """Cores of each machine."""
+    distributed: bool
+    """Whether workers are processes of a cluster; otherwise they are threads of the driver."""
+    bandwidth: float = math.inf
+    """Bytes per second that the store can deliver to all workers together."""
+    network: float = 1.25e9
+    """Bytes per second between driver and workers."""
+    price_per_hour: float | None = None
+    """Of one machine, in any currency."""
+
+    @property
+    def task_seconds(self) -> float:
+        """Overhead of one task, measured on common machines."""
+        return CLUSTER_TASK_SECONDS if self.distributed else THREAD_TASK_SECONDS
+
+    @property
+    def n_partitions(self) -> int:
+        """Tasks that a pass aims at, as `streamem.scheduling` has it."""
+        each = CLUSTER_PARTITIONS_PER_WORKER if self.distributed else PARTITIONS_PER_WORKER["threads"]
+        return self.n_workers * self.n_threads * each
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a fit would take: estimates, of seconds on idle machines, and far less sure of passes."""
+
+    measured: Measured
+    """What it follows from."""
+    layout: Layout
+    """Where it would run."""
+    n_samples: int
+    """Rows."""
+    n_blocks: int
+    """Blocks of all rows."""
+    n_tasks: int
+    """Partitions of a pass."""
+    tree_depth: int
+    """Levels of merge tasks."""
+    memory_bytes: int
+    """Data in memory of one worker process; interpreter and libraries come on top."""
+    driver_bytes: int
+    """Data in memory of the driver: sample, statistics, the list of blocks."""
+    sampling_seconds: float
+    """The first pass."""
+    pass_seconds: float
+    """Every other pass."""
+    rows_seconds: float
+    """Of that, reading and E-steps."""
+    overhead_seconds: float
+    """Of that, the scheduler."""
+    merge_seconds: float
+    """Of that, the tree after the last task."""
+    driver_seconds: float
+    """Of that, M-step, and what driver and workers send each other."""
+    limit: str
+    """What the rows' time is bound by: "threads", "cores" or "bandwidth"."""
+    read_bytes: int
+    """Read from the store in a pass, as stored."""
+    sent_bytes: int
+    """Parameters and tasks that go out in a pass."""
+    statistics_bytes: int
+    """Statistics that cross the network in a pass, at most."""
+    fewest_passes: int
+    """Where components are distinct and the sample says much."""
+    n_passes: int
+    """By a rule of thumb, the sampling pass not counted."""
+    most_passes: int
+    """Where the likelihood is flat; even that is no bound."""
+    sample_seconds: float
+    """Work on the resident sample at the driver, at most: it ends early as a rule."""
+    total_seconds: float
+    """Sampling pass and `n_passes`, without work on the sample."""
+    cost: float | None
+    """Of `total_seconds` and `sample_seconds`, of all machines."""
+
+    def of(self, n_samples: int) -> Prediction:
+        """Return the prediction for another number of rows of the same shape."""
+        return predict(self.measured.of(n_samples), self.layout)
+
+
+def predict(measured: Measured, layout: Layout) -> Prediction:
+    """Return what a fit would take: see the module's docstring."""
+    m, where = measured, layout
+    size = partition_size(m.n_blocks, where.n_partitions)
+    n_tasks = -(-m.n_blocks // size)
+    depth, merges = _tree_tasks(n_tasks)
+    candidates = m.n_candidates
+    reading = 1.0 - _kept_share(m, where)
+    per_merge = m.merge_seconds * candidates
+    rows, limit = _rows_seconds(m, where, n_tasks, reading, m.compute_seconds * candidates, per_merge)
+    first, _ = _rows_seconds(m, where, n_tasks, 1.0, m.sampling_seconds, 0.0)
+    overhead = where.task_seconds * (n_tasks + merges)
+    sample_bytes = m.resident_rows * (m.row_bytes + 24)
+    statistics = m.statistics_bytes * candidates
+    sent = crossing = 0
+    tail, driver = depth * (FAN_IN - 1) * per_merge, m.m_step_seconds
+    if where.distributed:
+        tasks = n_tasks * (m.task_bytes + (size - 1) * m.further_block_bytes)
+        sent = int(where.n_workers * m.parameter_bytes * candidates + tasks)
+        moved = (n_tasks + merges - 1) * (1 - 1 / where.n_workers)  # the others are where they are wanted
+        crossing = int(statistics * (moved + 1))
+        tail += depth * FAN_IN * statistics / where.network
+        driver += (sent + statistics) / where.network
+        first += 2 * sample_bytes / where.network
+    fewest, usual, most = PASSES[m.method]
+    pass_seconds = rows + overhead + tail + driver
+    on_sample = _sample_seconds(m, where, usual)
+    total = first + overhead + usual * pass_seconds
+    hours = (total + on_sample) / 3600
+    held = statistics * (2 + int(math.log2(size)))
+    driver_bytes = 2 * sample_bytes + statistics * (1 + depth) + BLOCK_OBJECT_BYTES * m.n_blocks
+    memory: float = where.n_threads * (2 * m.block_bytes + held)
+    if not where.distributed:
+        memory += driver_bytes + (1 - reading) * m.n_samples * m.row_bytes
+    return Prediction(
+        measured=m,
+        layout=where,
+        n_samples=m.n_samples,
+        n_blocks=m.n_blocks,
+        n_tasks=n_tasks,
+        tree_depth=depth,
+        memory_bytes=int(memory),
+        driver_bytes=int(driver_bytes),
+        sampling_seconds=first + overhead,
+        pass_seconds=pass_seconds,
+        rows_seconds=rows,
+        overhead_seconds=overhead,
+        merge_seconds=tail,
+        driver_seconds=driver,
+        limit=limit,
+        read_bytes=int(reading * m.n_samples * m.stored_row_bytes),
+        sent_bytes=sent,
+        statistics_bytes=crossing,
+        fewest_passes=fewest,
+        n_passes=usual,
+        most_passes=most,
+        sample_seconds=on_sample,
+        total_seconds=total,
+        cost=None if where.price_per_hour is None else hours * where.n_machines * where.price_per_hour,
+    )
+
+
+def _tree_tasks(n_tasks: int) -> tuple[int, int]:
+    """Return the levels of merge tasks above the partitions, and how many tasks they are."""
+    depth = merges = 0
+    while n_tasks > 1:
+        depth, merges = depth + 1, merges + n_tasks // FAN_IN + (n_tasks % FAN_IN > 1)
+        n_tasks = -(-n_tasks // FAN_IN)
+    return depth, merges
+
+
+def _kept_share(m: Measured, where: Layout) -> float:
+    """Return the share of the rows that stays decoded between passes."""
+    if where.distributed or not m.keeps or m.memory_limit is None:
+        return 0.0
+    return min(1.0, KEPT_SHARE * m.memory_limit / (m.n_samples * m.row_bytes))
+
+
+def _rows_seconds(
+    m: Measured, where: Layout, n_tasks: int, reading: float, compute: float, per_merge: float
+) -> tuple[float, str]:
+    """Return the time that the rows take in one pass, and what bounds it."""
+    lanes = where.n_workers * where.n_threads
+    rounds, rest = divmod(n_tasks, lanes)
+    compute += per_merge / m.block_rows
+
+    def row_seconds(busy: float) -> tuple[float, str]:
+        alone = (reading * m.read_seconds + compute) * _slowdown(m, where, busy)
+        core_seconds = (reading * m.read_cpu_seconds + compute) * _slowdown(m, where, busy)
+        stored = reading * m.stored_row_bytes
+        return max(
+            (alone, "threads"),
+            (core_seconds * busy / where.n_cores, "cores"),
+            (stored * busy * min(where.n_machines, n_tasks) / where.bandwidth, "bandwidth"),
+        )
+
+    full, limit = row_seconds(lanes / where.n_machines)
+    last, limit_of_last = row_seconds(math.ceil(rest / where.n_machines)) if rest else (0.0, limit)
+    return m.n_samples / n_tasks * (rounds * full + last), limit if rounds else limit_of_last
+
+
+def _slowdown(m: Measured, where: Layout, busy: float) -> float:
+    return 1 + m.contention * max(0.0, min(busy, where.n_cores) - 1)
+
+
+def _sample_seconds(m: Measured, where: Layout, n_passes: int) -> float:
+    """Return the work on the sample that its budget allows, on the driver's cores."""
+    if m.method == "none":
+        return 0.0
+    n = m.resident_rows
+    steps = min(500, max(10, SAMPLE_BUDGET * m.n_samples // n))
+    rows = n * steps * (FIRST_BUDGET + (n_passes if m.method == "corrected" else 0))
+    return rows * m.compute_seconds * _slowdown(m, where, where.n_cores) / where.n_cores
