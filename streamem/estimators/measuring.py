@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -131,7 +130,8 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
         raise InputError(
             f"{source.name}: {source.n_samples} rows for n_components={model.n_components}. Use fewer."
         )
-    n_timed = min(len(blocks), ALONE + min(MOST_THREADS, CPU_COUNT))
+    n_together = threads_within(memory_limit, min(MOST_THREADS, CPU_COUNT), source.block_bytes)
+    n_timed = min(len(blocks), ALONE + n_together)
     chosen = [blocks[i * len(blocks) // n_timed] for i in range(n_timed)]
     alone, together = chosen[:ALONE], chosen[ALONE:]
     n_parameters = int(model.n_parameters(source.n_features))
@@ -144,7 +144,7 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
     rows_timed = _affordable(e_step, alone[0].load(thread_buffer()))
     times = [_time(block, e_step, summarize, rows_timed) for block in alone]
     read, cpu, compute, sampling = (
-        statistics.median(getattr(time, name) for time in times)
+        min(getattr(time, name) for time in times)  # whatever else runs here only adds
         for name in ("read", "read_cpu", "compute", "sampling")
     )
     row_bytes = source.n_features * source.dtype.itemsize
@@ -165,7 +165,7 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
         read_cpu_seconds=cpu,
         compute_seconds=compute,
         sampling_seconds=sampling,
-        contention=_contention(together or alone, e_step, rows_timed, compute),
+        contention=_contention(together or alone, e_step, rows_timed, compute, n_together),
         merge_seconds=_best(lambda: travelling.merge(travelling)),
         m_step_seconds=_best(lambda: model.m_step(params, stats)),
         parameter_bytes=len(pickle.dumps(params)),
@@ -246,22 +246,22 @@ def _time(block: Block, e_step: Callable[[Rows], Any], summarize: Summarize, n: 
     return _Times(read / n_rows, cpu / n_rows, share * compute / n_rows, share * sampling / n_rows)
 
 
-def _contention(blocks: Sequence[Block], e_step: Callable[[Rows], Any], n: int, compute: float) -> float:
-    """Return σ from E-steps of as many threads at once as there are cores."""
-    n_threads = min(MOST_THREADS, CPU_COUNT)
+def _contention(
+    blocks: Sequence[Block], e_step: Callable[[Rows], Any], n: int, compute: float, n_threads: int
+) -> float:
+    """Return σ from E-steps of several threads at once."""
     if n_threads == 1:
         return 0.0
     barrier = threading.Barrier(n_threads)
+    parts = [_part(blocks[i % len(blocks)].load(), n) for i in range(n_threads)]
 
-    def work(i: int) -> tuple[float, float]:
-        block = blocks[i % len(blocks)]
-        rows = _part(block.load(thread_buffer()), n)
+    def work(rows: Rows) -> float:
         barrier.wait()
-        return _seconds(lambda: e_step(rows)), len(rows.x) * compute
+        return _seconds(lambda: e_step(rows))
 
     with ThreadPoolExecutor(n_threads) as pool:
-        pairs = list(pool.map(work, range(n_threads)))
-    slowdown = sum(taken for taken, _ in pairs) / max(1e-12, sum(alone for _, alone in pairs))
+        taken = min(sum(pool.map(work, parts)) for _ in range(2))
+    slowdown = taken / max(1e-12, compute * sum(len(rows.x) for rows in parts))
     return min(1.0, max(0.0, (slowdown - 1) / (n_threads - 1)))
 
 
