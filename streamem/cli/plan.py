@@ -105,8 +105,8 @@ def _facts(p: Any) -> dict[str, str]:
 
 def _caution(p: Any) -> str:
     few = (
-        "The sample would be too small to make passes few: raise --memory-limit, or use fewer components."
-        if p.measured.method == "anderson"
+        "For that many parameters the sample of these rows is too small to make passes few."
+        if (p.measured.acceleration, p.measured.method) == ("auto", "anderson")
         else ""
     )
     return f"Passes are a rule of thumb: they depend on how distinct the components are. {few}".rstrip()

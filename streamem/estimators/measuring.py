@@ -17,7 +17,7 @@ from streamem.errors import InputError
 from streamem.estimators.fitting import ACCELERATIONS, check_choice, informed
 from streamem.estimators.gaussian_mixture import GaussianMixture
 from streamem.estimators.planning import Layout, Measured, Prediction, predict
-from streamem.estimators.resident import FEWEST_ROWS_PER_PARAMETER, READ_BOUND, sample_rows
+from streamem.estimators.resident import READ_BOUND, sample_rows
 from streamem.estimators.rows import byte_limit, open_rows
 from streamem.initialization import seeding_rows
 from streamem.models.summary import Summarize
@@ -149,9 +149,9 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
     )
     row_bytes = source.n_features * source.dtype.itemsize
     in_memory = bool(getattr(source, "in_memory", False))
-    method, candidates = _method(acceleration, n_parameters, capacity, source, 0 if in_memory else row_bytes)
+    two = acceleration != "none" and n_parameters <= READ_BOUND * (0 if in_memory else row_bytes)
     few = list(alone[:1]), list(alone[:2]) if len(alone) > 1 else [*alone, *alone]
-    task_bytes, two = (len(pickle.dumps(blocks)) for blocks in few)
+    task_bytes, task_bytes_of_two = (len(pickle.dumps(blocks)) for blocks in few)
     travelling: Any = Several((stats,))
     return Measured(
         n_samples=source.n_samples,
@@ -171,11 +171,11 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
         parameter_bytes=len(pickle.dumps(params)),
         statistics_bytes=len(pickle.dumps(Pass(travelling))),
         task_bytes=task_bytes,
-        further_block_bytes=two - task_bytes,
+        further_block_bytes=task_bytes_of_two - task_bytes,
         n_parameters=n_parameters,
         sample_rows=capacity,
-        n_candidates=candidates,
-        method=method,
+        n_candidates=2 if two else 1,
+        acceleration=acceleration,
         keeps=not in_memory,
         memory_limit=memory_limit,
     )
@@ -263,17 +263,6 @@ def _contention(
         taken = min(sum(pool.map(work, parts)) for _ in range(2))
     slowdown = taken / max(1e-12, compute * sum(len(rows.x) for rows in parts))
     return min(1.0, max(0.0, (slowdown - 1) / (n_threads - 1)))
-
-
-def _method(
-    acceleration: str, n_parameters: int, capacity: int, source: Source, row_bytes: int
-) -> tuple[str, int]:
-    """Return what `streamem.estimators.resident.accelerator` would choose, and its candidates per pass."""
-    if acceleration == "none":
-        return "none", 1
-    rows = min(capacity, max(source.n_samples // 4, 1))
-    correctable = acceleration == "auto" and rows >= FEWEST_ROWS_PER_PARAMETER * n_parameters
-    return "corrected" if correctable else "anderson", 2 if n_parameters <= READ_BOUND * row_bytes else 1
 
 
 def _stored_bytes(source: Any, row_bytes: int, in_memory: bool) -> float:

@@ -28,7 +28,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from streamem.estimators.resident import FIRST_BUDGET, SAMPLE_BUDGET, SAMPLE_SHARE, SMALLEST_SAMPLE
+from streamem.estimators.resident import (
+    FEWEST_ROWS_PER_PARAMETER,
+    FIRST_BUDGET,
+    SAMPLE_BUDGET,
+    SAMPLE_SHARE,
+    SMALLEST_SAMPLE,
+)
 from streamem.estimators.rows import KEPT_SHARE
 from streamem.reduce import FAN_IN, partition_size
 from streamem.scheduling import CLUSTER_PARTITIONS_PER_WORKER, PARTITIONS_PER_WORKER
@@ -87,8 +93,8 @@ class Measured:
     """Rows that the resident sample would have of endless data."""
     n_candidates: int
     """Candidates that a pass evaluates, as a rule."""
-    method: str
-    """"corrected", "anderson" or "none": what makes passes few, see `PASSES`."""
+    acceleration: str
+    """"auto", "anderson" or "none"."""
     keeps: bool
     """Whether decoded blocks may stay in memory between passes."""
     memory_limit: int | None
@@ -110,6 +116,14 @@ class Measured:
     def resident_rows(self) -> int:
         """Rows of the sample, as `streamem.estimators.resident.sample_rows` has it."""
         return min(self.sample_rows, max(self.n_samples // SAMPLE_SHARE, SMALLEST_SAMPLE), self.n_samples)
+
+    @property
+    def method(self) -> str:
+        """What makes passes few, see `PASSES`, as `streamem.estimators.resident.accelerator` chooses it."""
+        enough = self.resident_rows >= FEWEST_ROWS_PER_PARAMETER * self.n_parameters
+        if self.acceleration == "auto":
+            return "corrected" if enough and self.resident_rows <= self.n_samples // 2 else "anderson"
+        return self.acceleration
 
 
 @dataclass(frozen=True, slots=True)

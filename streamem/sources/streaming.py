@@ -5,6 +5,7 @@ How a store is read is in its own file (an `ArrayHandle`); where blocks begin is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -69,9 +70,12 @@ class ArraySource:
 
     @property
     def stored_bytes(self) -> int | None:
-        """Bytes of rows and weights as stored, compressed; None where a store does not say."""
-        arrays = [array for array in (self.x, self.weight) if array is not None]
-        sizes: list[Any] = [getattr(array, "stored_bytes", None) for array in arrays]
+        """Bytes that a pass reads, compressed where the store compresses; None where it does not say."""
+        arrays: list[Any] = [array for array in (self.x, self.weight) if array is not None]
+        whole = [0 if a.memory is not None else math.prod(a.shape) * a.dtype.itemsize for a in arrays]
+        sizes = [
+            getattr(array, "stored_bytes", n_bytes) for array, n_bytes in zip(arrays, whole, strict=True)
+        ]
         return None if None in sizes else int(sum(sizes))
 
     @property

@@ -45,6 +45,11 @@ class WrappedSource:
         return self.source.block_bytes
 
     @property
+    def stored_bytes(self) -> int | None:
+        """Bytes that a pass reads from the store; None where it does not say."""
+        return getattr(self.source, "stored_bytes", None)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes that a row takes when it is held, its weight included."""
         return self.n_features * self.dtype.itemsize + np.dtype(np.float64).itemsize

@@ -35,7 +35,7 @@ MEASURED = Measured(
     n_parameters=10_000,
     sample_rows=200_000,
     n_candidates=1,
-    method="corrected",
+    acceleration="auto",
     keeps=True,
     memory_limit=2**30,
 )
@@ -187,6 +187,29 @@ def test_plan__reads_few_blocks_and_fits_nothing(tmp_path, monkeypatch):
     assert len(seen) <= 11 < p.n_blocks
 
 
+def test_zarr__is_counted_as_stored_with_weights_and_without_rows_that_lack_values(rows, tmp_path):
+    import zarr
+
+    x = rows.copy()
+    x[::7, 0] = np.nan
+    array = zarr.create_array(str(tmp_path / "x.zarr"), shape=x.shape, chunks=(4096, 6), dtype="f4")
+    array[:] = x
+    p = sem.plan(
+        str(tmp_path / "x.zarr"), 12, sample_weight=np.ones(len(x)), missing="drop", n_workers=2, n_threads=1
+    )
+    assert p.read_bytes == pytest.approx(array.nbytes_stored(), rel=1e-6)
+    assert p.sent_bytes > 2 * p.measured.parameter_bytes
+
+
+def test_threads__are_as_many_as_memory_limit_has_room_for(rows, tmp_path):
+    np.save(tmp_path / "x.npy", np.tile(rows, (20, 1)).astype("f8"))
+    wide, narrow = (
+        sem.plan(str(tmp_path / "x.npy"), 2, n_threads=64, n_cores=64, memory_limit=limit)
+        for limit in ("1GiB", "1MiB")
+    )
+    assert wide.layout.n_threads > narrow.layout.n_threads >= 1
+
+
 @pytest.mark.parametrize("acceleration", ["anderson", "none"])
 def test_acceleration__says_what_makes_passes_few(rows, planned, acceleration):
     p = sem.plan(rows, 12, acceleration=acceleration)
@@ -196,7 +219,9 @@ def test_acceleration__says_what_makes_passes_few(rows, planned, acceleration):
 
 def test_sample__too_small_for_the_parameters_means_many_passes():
     x = np.random.default_rng(0).normal(size=(3000, 6)).astype("f4")
-    assert sem.plan(x, 12).measured.method == "anderson"
+    p = sem.plan(x, 12)
+    assert (p.measured.method, p.n_passes) == ("anderson", 40)
+    assert p.of(10**9).measured.method == "corrected"
 
 
 @pytest.mark.parametrize(
