@@ -202,7 +202,7 @@ def test_zarr__is_counted_as_stored_with_weights_and_without_rows_that_lack_valu
 
 
 def test_threads__are_as_many_as_memory_limit_has_room_for(rows, tmp_path):
-    np.save(tmp_path / "x.npy", np.tile(rows, (20, 1)).astype("f8"))
+    np.save(tmp_path / "x.npy", np.tile(rows, (20, 1)))
     wide, narrow = (
         sem.plan(str(tmp_path / "x.npy"), 2, n_threads=64, n_cores=64, memory_limit=limit)
         for limit in ("1GiB", "1MiB")
