@@ -118,7 +118,7 @@ def _duration(seconds: float) -> str:
     Examples
     --------
     >>> _duration(0.0123), _duration(75), _duration(10_000), _duration(1e6)
-    ('12 ms', '75 s', '2.8 h', '11.6 days')
+    ('12 ms', '75 s', '2.78 h', '11.6 days')
     """
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms" if seconds < 0.001 else f"{1000 * seconds:.0f} ms"

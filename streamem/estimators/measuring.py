@@ -90,8 +90,8 @@ def plan(
     >>> import numpy as np, streamem as sem
     >>> x = np.random.default_rng(0).normal(size=(20_000, 4))
     >>> prediction = sem.plan(x, 3, n_workers=40, n_threads=8)
-    >>> prediction.n_samples, prediction.of(10**12).n_samples, prediction.of(10**12).n_tasks
-    (20000, 1000000000000, 1819)
+    >>> prediction.n_samples, prediction.of(10**12).n_samples
+    (20000, 1000000000000)
     """
     check_choice("acceleration", acceleration, ACCELERATIONS)
     settings = {"n_workers": n_workers, "n_threads": n_threads, "n_machines": n_machines}
