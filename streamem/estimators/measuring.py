@@ -17,7 +17,7 @@ from streamem.errors import InputError
 from streamem.estimators.fitting import ACCELERATIONS, check_choice, informed
 from streamem.estimators.gaussian_mixture import GaussianMixture
 from streamem.estimators.planning import Layout, Measured, Prediction, predict
-from streamem.estimators.resident import READ_BOUND, sample_rows
+from streamem.estimators.resident import reading_dominates, sample_rows
 from streamem.estimators.rows import byte_limit, open_rows
 from streamem.initialization import seeding_rows
 from streamem.models.summary import Summarize
@@ -149,7 +149,7 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
     )
     row_bytes = source.n_features * source.dtype.itemsize
     in_memory = bool(getattr(source, "in_memory", False))
-    two = acceleration != "none" and n_parameters <= READ_BOUND * (0 if in_memory else row_bytes)
+    two = acceleration != "none" and reading_dominates(n_parameters, source, row_bytes)
     few = list(alone[:1]), list(alone[:2]) if len(alone) > 1 else [*alone, *alone]
     task_bytes, task_bytes_of_two = (len(pickle.dumps(blocks)) for blocks in few)
     travelling: Any = Several((stats,))

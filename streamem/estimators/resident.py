@@ -7,7 +7,6 @@ every machine.
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,12 +20,20 @@ from streamem.convergence import FitResult, PassEnded, Status
 from streamem.degeneracy import Mending
 from streamem.errors import InputError
 from streamem.estimators.rows import RowData
+from streamem.estimators.sharing import Reading
 from streamem.initialization import seeding_rows
 from streamem.models.summary import DataSummary, Sample, Summarize
-from streamem.protocols import Model, Pass, Rows, Several, Source, Stats
+from streamem.protocols import Model, Pass, Source, Stats
 from streamem.sources import as_source
 
-__all__ = ["accelerator", "best_on_sample", "sample_rows", "starts", "summarize_rows"]
+__all__ = [
+    "accelerator",
+    "best_on_sample",
+    "reading_dominates",
+    "sample_rows",
+    "starts",
+    "summarize_rows",
+]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
@@ -155,15 +162,20 @@ def accelerator(
 
     It minds degenerate components where the model can tell them.
     """
-    make = _fastest(model, data, sample, acceleration, tol)
+    sample_pass = None if sample is None else _passes(model, _resident(data, sample))
+    make = _fastest(model, data, sample, sample_pass, acceleration, tol)
     if not hasattr(model, "on_degenerate"):
         return make
-    sample_pass = None if sample is None else _passes(model, _resident(data, sample))
     return lambda: Mending(model, make, sample_pass)
 
 
 def _fastest(
-    model: Any, data: RowData, sample: Sample | None, acceleration: str, tol: float
+    model: Any,
+    data: RowData,
+    sample: Sample | None,
+    sample_pass: Callable[[Sequence[Any]], Pass[Any]] | None,
+    acceleration: str,
+    tol: float,
 ) -> Callable[[], Accelerator[Any, Any]]:
     """Return what makes the accelerator proper.
 
@@ -173,31 +185,28 @@ def _fastest(
         return lambda: PlainEM(model)
     if not hasattr(model, "n_parameters"):  # nothing to count work by
         return functools.partial(Anderson, model)
-    row_bytes = (
-        0 if getattr(data.source, "in_memory", False) else data.bytes_per_pass // data.source.n_samples
-    )
-    with_em = _parameters(model, data.source) <= READ_BOUND * row_bytes
+    row_bytes = data.bytes_per_pass // data.source.n_samples
+    with_em = reading_dominates(_parameters(model, data.source), data.source, row_bytes)
     anderson = functools.partial(Anderson, model, with_em=with_em)
     rows = 0 if sample is None else len(sample.index)
     enough = rows >= FEWEST_ROWS_PER_PARAMETER * _parameters(model, data.source)
     correctable = enough and rows <= data.source.n_samples // 2 and hasattr(model, "expected_log_joint")
-    if acceleration == "anderson" or sample is None or not correctable:
+    if acceleration == "anderson" or sample_pass is None or not correctable:
         return anderson
     solve = functools.partial(_solve, model, tol=tol / 10)
     budget = _steps(data.source, rows)
-    return lambda: CorrectedSample(model, _passes(model, _resident(data, sample)), solve, budget, with_em)
+    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em)
+
+
+def reading_dominates(n_parameters: int, source: Source, row_bytes: int) -> bool:
+    """Return whether a second candidate costs little beside bringing in the rows."""
+    return n_parameters <= READ_BOUND * (0 if getattr(source, "in_memory", False) else row_bytes)
 
 
 def _passes(model: Model[P, S], data: RowData) -> Callable[[Sequence[P]], Pass[Any]]:
     """Return what reads all rows once and takes the statistics of each candidate."""
-    index = itertools.count()
-    return lambda candidates: data.one_pass(
-        functools.partial(_e_steps, model, tuple(candidates)), "em", next(index)
-    )
-
-
-def _e_steps(model: Model[P, S], candidates: Sequence[P], rows: Rows) -> Several[S]:
-    return Several(model.e_step(params, rows) for params in candidates)
+    reading = Reading(data)
+    return lambda candidates: reading([(model, params) for params in candidates])
 
 
 def _solve(model: Any, one_pass: Any, params: Any, max_iter: int, *, tol: float) -> FitResult[Any]:
