@@ -7,8 +7,9 @@ all rows, and neither lets the objective fall, since `streamem.em` keeps a candi
 *Anderson.* The M-step of the E-step is a map G whose fixed points are sought. From the last few points and
 their images, take the combination whose residual G(θ) − θ is smallest (Walker & Ni 2011), in unconstrained
 coordinates, damped until it has proven itself (Henderson & Varadhan 2019). Fixed points are saddles as well,
-and near those EM's steps grow while mixing leads back. So after a rejection steps are stretched, each twice
-as long as the one before, as long as that helps (cf. Salakhutdinov & Roweis 2003).
+and near those EM's steps grow while mixing leads back. So where steps grow they are stretched; after a
+rejection too, each twice as long as the one before, as long as that helps (cf. Salakhutdinov & Roweis 2003).
+Where EM is fast itself, far from any optimum or where it contracts fast, its steps are taken as they are.
 
 *Corrected sample.* With s the statistics of all rows and s_S those of a resident sample, per unit weight, let
 Δ = s(θ_k) − s_S(θ_k) after a pass at θ_k, and iterate θ ← M(s_S(θ) + Δ) in memory. The first step is the EM
@@ -58,7 +59,8 @@ Vector = NDArray[np.float64]
 
 PATIENCE = 25  # accepted steps until damping has faded to a half
 FIRST_STRETCH = 1.9  # of an EM step: below 2 it still ascends where the objective is concave
-MOST_PATIENCE = 16  # passes
+LARGE_GAIN = 0.01  # nats per unit weight and pass: EM is fast itself, and chooses which optimum it heads for
+FAST_CONTRACTION = 0.3  # per EM step: mixing is worth little
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
 LEAST_HOLD, MOST_HOLD = 1 / 256, 1 / 4  # of the statistics: below, nothing is held; above, EM is as good
 
@@ -141,6 +143,15 @@ class Mixing:
             self.points.clear()
         del self.points[: -self.window]
 
+    @property
+    def contraction(self) -> float:
+        """Return how much closer the last two images are than their points; NaN where it is not known."""
+        if len(self.points) < 2:
+            return np.nan
+        (before, image_before), (point, image) = self.points[-2:]
+        moved = np.linalg.norm(point - before)
+        return float(np.linalg.norm(image - image_before) / moved) if moved else 0.0
+
     def mixed(self, share: float) -> Vector | None:
         """Return the last image minus the combination of past changes that best explains its residual."""
         if len(self.points) < 2:
@@ -168,27 +179,40 @@ class Anderson(Generic[P, S]):
     """Accepted mixed steps, less those that rejections took away: damping fades as it grows."""
     stretch: float = 0.0
     """How many EM steps the next one is as long as, while steps are stretched; 0 while they are mixed."""
+    tried: str = "em"
+    """What was proposed last."""
+    objective: float = np.nan
+    """The objective before the last pass."""
 
     def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
-        """Return the mixed step; a stretched one after a rejection; the plain one where neither helps."""
+        """Return the mixed step; the plain one where EM is fast, a stretched one where it speeds up."""
         plain = self.model.m_step(best.params, best.stats)
         em = Candidate("em", plain)
         self._judge(best.by, rejected)
+        gain, self.objective = best.objective - self.objective, best.objective
         point, image = self.model.to_vector(best.params), self.model.to_vector(plain)
         self.past.add(point, image)
-        if self.stretch:
-            by, vector = "stretched", point + self.stretch * (image - point)
-        else:
-            by, vector = "anderson", self.past.mixed(1 / (1 + 1.2 ** (self.patience - self.trust)))
+        self.tried, vector = ("em", None) if gain > LARGE_GAIN else self._faster(point, image)
         params = None if vector is None else self.model.from_vector(vector, plain)
         if params is None:
             return Proposal(plain, (em,))
-        mixed = Candidate(by, params)
-        return Proposal(plain, (mixed, em) if self.with_em else (mixed,))
+        faster = Candidate(self.tried, params)
+        return Proposal(plain, (faster, em) if self.with_em else (faster,))
+
+    def _faster(self, point: Vector, image: Vector) -> tuple[str, Vector | None]:
+        """Return what to take instead of the EM step, if anything, and what it is called."""
+        contraction = self.past.contraction
+        if contraction > 1:
+            self.stretch = self.stretch or FIRST_STRETCH
+        if self.stretch:
+            return "stretched", point + self.stretch * (image - point)
+        if contraction < FAST_CONTRACTION:
+            return "em", None
+        return "anderson", self.past.mixed(1 / (1 + 1.2 ** (self.patience - self.trust)))
 
     def _judge(self, by: str, rejected: bool) -> None:
         """Learn from what became of the last proposal."""
-        if rejected and self.stretch:
+        if rejected and self.tried == "stretched":
             self.stretch = 0.0
             self.past.points.clear()
         elif rejected:
@@ -284,13 +308,13 @@ class CorrectedSample(Generic[P, S]):
                 self._set_hold(0.0 if self.hold <= LEAST_HOLD else self.hold / 4)
         elif (rejected or by != "start") and self.past.points:
             if len(self.past.points) < 2:  # it was no mixture that failed
-                self.patience = min(2 * self.patience, MOST_PATIENCE)
+                self.patience *= 2
                 self._hold_more()
             self._set_hold(self.hold)
 
     def _hold_more(self) -> None:
         """Trust the sample less; where it is hardly trusted any more, leave it out for a while."""
-        if self.hold < MOST_HOLD:
+        if self.hold < MOST_HOLD and self.with_em:
             self._set_hold(max(4 * self.hold, LEAST_HOLD))
         else:
             self.rest = self.patience

@@ -203,10 +203,12 @@ class Ascent(Generic[P, S]):
         began = time.perf_counter()
         reached = _best_of(self.model, self.candidates, rows.stats)
         best, ascends = self.best or reached, getattr(self.model, "ascends", True)
-        fell = ascends and not reached.objective >= best.objective
-        if not fell:
+        no_worse = not ascends or reached.objective >= best.objective
+        fell = not no_worse and not reached.objective >= best.objective - rounding(best.objective)
+        if no_worse:
             self.best = best = reached
-            self.remaining = self._gain.update(reached.objective)
+        if not fell:
+            self.remaining = self._gain.update(best.objective)
         elif self.candidates[-1].by == "em":
             self.status = _judge_fall(best.objective - reached.objective, best, self.tol)
         events: tuple[Event, ...] = ()
@@ -218,7 +220,7 @@ class Ascent(Generic[P, S]):
             climb = [*(record.objective for record in self.history), best.objective]
             events += slow_progress(climb, getattr(self.model, "n_components", 1))
         seconds += time.perf_counter() - began
-        self.history.append(_record(rows, best, self.remaining, seconds, fell, events))
+        self.history.append(_record(rows, best, self.remaining, seconds, no_worse, events))
 
     def _proceed(self, best: Reached[P, S], fell: bool) -> tuple[Event, ...]:
         """Take the M-step from the best parameters, and judge whether the next candidates are needed."""
@@ -249,7 +251,7 @@ def _record(
     best: Reached[P, S],
     remaining: float,
     seconds: float,
-    fell: bool,
+    accepted: bool,
     events: tuple[Event, ...],
 ) -> PassRecord:
     """Return the history's entry for one pass."""
@@ -262,7 +264,7 @@ def _record(
         read_seconds=rows.read_seconds,
         compute_seconds=rows.compute_seconds,
         candidates=len(rows.stats),
-        accepted="none" if fell else best.by,
+        accepted=best.by if accepted else "none",
         events=events,
     )
 

@@ -104,13 +104,13 @@ def test_corrected_sample__knows_how_much_is_left_to_gain():
 
 def test_corrected_sample__trusts_less_after_a_rejection():
     model, params, one_pass, sample_pass = setting()
-    method = corrected(model, sample_pass, budget=64, with_em=False)
+    method = corrected(model, sample_pass, budget=64)
     stats = one_pass([params]).stats[0]
     first = method(Reached(params, stats, 0.0, "start"), False)
-    assert [c.by for c in first.candidates] == ["sample"]
+    assert first.candidates[0].by == "sample"
     after = method(Reached(params, stats, 0.0, "start"), True)
     assert method.hold > 0
-    assert len(after.candidates) == 2
+    assert [c.by for c in after.candidates][-1] == "em"
     assert first.remaining is not None
     assert after.remaining is None  # what is held hides part of the climb
     em_step = model.m_step(params, stats).means
@@ -125,14 +125,24 @@ def test_corrected_sample__trusts_less_after_a_rejection():
     assert method.hold < held
 
 
+def test_corrected_sample__rests_after_a_failure_where_passes_cost_only_computing():
+    """What is held costs as much arithmetic as it saves; each rest is twice as long as the one before."""
+    model, params, one_pass, sample_pass = setting()
+    method = corrected(model, sample_pass, budget=64, with_em=False)
+    reached = Reached(params, one_pass([params]).stats[0], 0.0, "start")
+    kinds = [method(reached, i > 0).candidates[0].by for i in range(40)]
+    assert method.hold == 0
+    assert [i for i, kind in enumerate(kinds) if kind == "sample"] == [0, 6, 16, 34]
+
+
 def test_corrected_sample__that_always_fails_is_left_out_for_a_while():
     model, params, one_pass, sample_pass = setting()
     method = corrected(model, sample_pass)
     reached = Reached(params, one_pass([params]).stats[0], 0.0, "start")
-    kinds = [{c.by for c in method(reached, i > 0).candidates} for i in range(40)]
+    kinds = [{c.by for c in method(reached, i > 0).candidates} for i in range(80)]
     assert sum("sample" in kind for kind in kinds) < 12
     assert "sample" in kinds[0]
-    assert any("sample" in kind for kind in kinds[20:])
+    assert any("sample" in kind for kind in kinds[40:])
 
 
 def test_mixing__finds_the_fixed_point_of_a_linear_map():
@@ -203,6 +213,24 @@ def test_stretched_steps__leave_a_saddle_sooner_than_em():
         assert np.all(np.diff([record.objective for record in history]) >= 0)
 
 
+@pytest.mark.parametrize(("gain", "kind"), [(0.02, "em"), (0.002, "anderson")])
+def test_anderson__leaves_em_alone_while_it_gains_much(gain, kind):
+    model, params, one_pass, _ = setting(polished=False)
+    method, kinds = Anderson(model), []
+    for i in range(3):
+        stats = one_pass([params]).stats[0]
+        proposal = method(Reached(params, stats, i * gain, "em"), False)
+        kinds.append(proposal.candidates[0].by)
+        params = proposal.step
+    assert kinds == ["em", kind, kind]
+
+
+def test_anderson__leaves_em_alone_where_it_contracts_fast():
+    model, params, one_pass, _ = setting(x=X + [[0.0, 0.0], [40.0, 0.0]] * 12_000, polished=False)
+    result = em.iterate(model, one_pass, params, accelerate=Anderson(model), tol=1e-9)
+    assert {record.accepted for record in result.history} <= {"start", "em", "none"}
+
+
 def test_surrogate__rises_with_every_inner_step():
     model, params, one_pass, sample_pass = setting()
     histories = []
@@ -212,9 +240,8 @@ def test_surrogate__rises_with_every_inner_step():
         histories.append([record.objective for record in result.history])
         return result
 
-    em.iterate(
-        model, one_pass, params, accelerate=CorrectedSample(model, sample_pass, solve, 200), max_iter=4
-    )
+    method = CorrectedSample(model, sample_pass, solve, 200)
+    em.iterate(model, one_pass, params, accelerate=method, tol=1e-12, max_iter=4)
     assert len(histories) >= 3
     for history in histories:
         assert np.all(np.diff(history) > -1e-12)
@@ -269,7 +296,7 @@ def test_damping__keeps_the_promised_share():
 
 def test_candidates__are_counted_and_the_best_one_wins():
     model, params, one_pass, sample_pass = setting()
-    fast = em.iterate(model, one_pass, params, accelerate=corrected(model, sample_pass, with_em=True))
+    fast = em.iterate(model, one_pass, params, accelerate=corrected(model, sample_pass), tol=1e-12)
     assert [record.candidates for record in fast.history[:3]] == [1, 2, 3]
     assert fast.history[1].accepted == "sample"
 
