@@ -252,8 +252,8 @@ def _damped_least_squares(changes: Vector, residual: Vector, share: float) -> Ve
 class CorrectedSample(Generic[P, S]):
     """EM on a resident sample, corrected by what the last pass saw.
 
-    For models that offer ``expected_log_joint(params, stats)``, which is Q, and whose statistics offer
-    ``scaled(factor)``, ``at(params)``, ``scored(log_likelihood)`` and ``feasible``.
+    For models that offer ``expected_log_joint(params, stats)``, which is Q, and ``feasible(stats)``, and whose
+    statistics offer ``scaled(factor)``, ``at(params)`` and ``scored(log_likelihood)``.
     """
 
     model: Any
@@ -349,9 +349,7 @@ class CorrectedSample(Generic[P, S]):
         return Pass([self._correct(params, stats.scaled(ratio), delta) for params, stats in pairs])
 
     def _correct(self, params: P, stats: Any, delta: Any) -> Any:
-        """Return s_S(θ) + Δ, with the surrogate for its log-likelihood."""
+        """Return s_S(θ) + Δ, with the surrogate for its log-likelihood: −∞ where no rows could have these."""
         moved = delta.at(params)
         corrected = stats.merge(moved.scored(self.model.expected_log_joint(params, moved)))
-        if not corrected.feasible:
-            raise DegenerateComponentError("The corrected sample holds less than nothing of a component.")
-        return corrected
+        return corrected if self.model.feasible(corrected) else corrected.scored(-np.inf)

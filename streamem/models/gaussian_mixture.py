@@ -310,6 +310,11 @@ class GaussianMixtureModel:
         pulls = 2 * stats.weight**-0.5
         return ConjugatePrior(0.0, anywhere, pulls, np.sqrt(pulls) * self.prior.scale, self.prior.floor, zero)
 
+    def feasible(self, stats: GaussianMixtureStats) -> bool:
+        """Return whether rows, with those of the prior, could have such statistics: differences may not."""
+        scatter = self._conjugate(stats).scatter(stats, None)
+        return bool(np.all(stats.sum_w >= 0)) and self.shape.positive(scatter)
+
     def expected_log_joint(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
         """Return Q(θ) = E log p(x, z; θ) from statistics alone, in nats: linear in them.
 

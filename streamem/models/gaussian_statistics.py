@@ -130,15 +130,6 @@ class GaussianMixtureStats:
             sum_wyy=factor * self.sum_wyy,
         )
 
-    @property
-    def feasible(self) -> bool:
-        """Whether rows could have such statistics: differences of two may not be any rows'."""
-        if not np.all(self.sum_w > 0):
-            return False
-        delta = self.sum_wy / self.sum_w[:, None]
-        scatter = self.sum_wyy - self.reference.shape.cross(self.sum_wy, delta)
-        return self.reference.shape.positive(scatter)
-
     def scored(self, log_likelihood: float) -> GaussianMixtureStats:
         """Return the same moments with another log-likelihood, in nats."""
         return replace(self, log_likelihood=log_likelihood)
