@@ -204,7 +204,7 @@ class Ascent(Generic[P, S]):
         reached = _best_of(self.model, self.candidates, rows.stats)
         best, ascends = self.best or reached, getattr(self.model, "ascends", True)
         no_worse = not ascends or reached.objective >= best.objective
-        fell = not no_worse and not reached.objective >= best.objective - rounding(best.objective)
+        fell = ascends and not reached.objective >= best.objective - rounding(best.objective)
         if no_worse:
             self.best = best = reached
         if not fell:
