@@ -24,7 +24,8 @@ the same fixed points. Mixing its points and images as above takes away the few 
 *Holding.* The trust region. Weigh the sample by 1 − h and put the rest into Δ = s(θ_k) − (1 − h) s_S(θ_k):
 still exact, still an ascent, the sample's T at h = 0 and the EM step at h = 1, with inner iterations that
 need some 1/h steps. After a failure, or where Δ leads out of what statistics can be, h grows; after successes
-it shrinks. Where even much of it does not help, the sample is left out of some passes, which Anderson makes.
+it shrinks. Where even much of it does not help, the sample is left out of some passes, which Anderson makes;
+sooner where a pass costs only arithmetic, of which what is held saves none.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ LARGE_GAIN = 0.01  # nats per unit weight and pass: EM is fast itself, and choos
 FAST_CONTRACTION = 0.3  # per EM step: mixing is worth little
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
 LEAST_HOLD, MOST_HOLD = 1 / 256, 1 / 4  # of the statistics: below, nothing is held; above, EM is as good
+MOST_HOLD_COMPUTING = 1 / 64  # where passes cost only arithmetic, of which what is held saves none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,8 +254,8 @@ def _damped_least_squares(changes: Vector, residual: Vector, share: float) -> Ve
 class CorrectedSample(Generic[P, S]):
     """EM on a resident sample, corrected by what the last pass saw.
 
-    For models that offer ``expected_log_joint(params, stats)``, which is Q, and ``feasible(stats)``, and whose
-    statistics offer ``scaled(factor)``, ``at(params)`` and ``scored(log_likelihood)``.
+    For models that offer ``expected_log_joint(params, stats)``, which is Q, and ``feasible(stats)``, and
+    whose statistics offer ``scaled(factor)``, ``at(params)`` and ``scored(log_likelihood)``.
     """
 
     model: Any
@@ -314,7 +316,7 @@ class CorrectedSample(Generic[P, S]):
 
     def _hold_more(self) -> None:
         """Trust the sample less; where it is hardly trusted any more, leave it out for a while."""
-        if self.hold < MOST_HOLD and self.with_em:
+        if self.hold < (MOST_HOLD if self.with_em else MOST_HOLD_COMPUTING):
             self._set_hold(max(4 * self.hold, LEAST_HOLD))
         else:
             self.rest = self.patience
