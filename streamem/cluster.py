@@ -174,15 +174,18 @@ def compute(client: Any, leaves: Sequence[Any], root: Any, done: Callable[[int],
 
     Workers that die have their tasks run again elsewhere. Whatever happens, this returns or raises: see
     `_Patience` for how long it waits for what.
+
+    What is left of a pass that failed is released, not cancelled: to cancel a task, the scheduler goes
+    through those that depend on it, and drops the client (and with it all else that it holds or computes)
+    on meeting one that the client did not ask for itself, such as a merge between partitions and root.
     """
     with dask.config.set({LARGE_GRAPH: "1 TiB"}):  # parameters of many MB are meant to travel
         futures = _ask(client, lambda: client.compute([*leaves, root], optimize_graph=False))
     try:
         return _gather(client, futures, done)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            _ask(client, lambda: client.cancel(futures), TICK_SECONDS)
-        raise
+    finally:
+        for future in futures:
+            future.release()
 
 
 def _gather(client: Any, futures: list[Any], done: Callable[[int], object]) -> Any:

@@ -342,6 +342,29 @@ def test_errors__arrive_with_their_type_whatever_hangs_on_them(threads):
         reduce.map_reduce(plain, Blocks(9), scheduler)
 
 
+def test_pass__that_fails_harms_nothing_else_of_the_client(threads):
+    """What is left of it is dropped, and all else stays: a scheduler drops clients that cancel merges."""
+    held = threads.submit(lambda: 7, pure=False)
+    assert held.result() == 7
+    connections = scheduler_of(threads, lambda s: [id(comm) for comm in s.client_comms.values()])
+    before = scheduler_of(threads, lambda s: set(s.tasks))
+
+    def bad(rows):
+        raise ZeroDivisionError("by zero")
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError, match="by zero"):
+            reduce.map_reduce(bad, Blocks(70), Scheduler("distributed", 2, client=threads))
+    assert until(lambda: scheduler_of(threads, lambda s: set(s.tasks)) <= before)
+    assert scheduler_of(threads, lambda s: [id(comm) for comm in s.client_comms.values()]) == connections
+    assert held.status == "finished" and held.result() == 7
+
+
+def scheduler_of(client, question):
+    """Ask the scheduler of a client something."""
+    return client.run_on_scheduler(lambda dask_scheduler=None: question(dask_scheduler))
+
+
 def test_errors__of_process_workers_arrive_too():
     def foreign(rows):
         raise LockedError("no such luck")
