@@ -25,6 +25,7 @@ from dask.utils import parse_timedelta
 
 from streamem.errors import ClusterError, InputError, StreamEMError
 from streamem.protocols import Source
+from streamem.watching import Watch, end_pass
 
 __all__ = [
     "active_client",
@@ -42,6 +43,7 @@ log = logging.getLogger("streamem")
 
 TIMEOUT, STALL_TIMEOUT = "5 minutes", "2 hours"
 TICK_SECONDS = 5.0
+SETTLE_SECONDS = 60.0
 LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
 
 
@@ -169,7 +171,9 @@ def thread_count(client: Any) -> int:
     return int(sum(_ask(client, client.nthreads).values()))
 
 
-def compute(client: Any, leaves: Sequence[Any], root: Any, done: Callable[[int], object]) -> Any:
+def compute(
+    client: Any, leaves: Sequence[Any], root: Any, watch: Watch, done: Callable[[int], object]
+) -> Any:
     """Return the value of ``root``; call ``done(i)``, on this thread, whenever ``leaves[i]`` is finished.
 
     Workers that die have their tasks run again elsewhere. Whatever happens, this returns or raises: see
@@ -178,14 +182,44 @@ def compute(client: Any, leaves: Sequence[Any], root: Any, done: Callable[[int],
     What is left of a pass that failed is released, not cancelled: to cancel a task, the scheduler goes
     through those that depend on it, and drops the client (and with it all else that it holds or computes)
     on meeting one that the client did not ask for itself, such as a merge between partitions and root.
+    Tasks that run on workers by then are ended and waited for.
     """
     with dask.config.set({LARGE_GRAPH: "1 TiB"}):  # parameters of many MB are meant to travel
         futures = _ask(client, lambda: client.compute([*leaves, root], optimize_graph=False))
     try:
-        return _gather(client, futures, done)
-    finally:
-        for future in futures:
-            future.release()
+        result = _gather(client, futures, done)
+    except BaseException:
+        _release(futures)
+        _settle(client, watch.name)
+        raise
+    _release(futures)
+    return result
+
+
+def _release(futures: Sequence[Any]) -> None:
+    """Give up what the scheduler still does or holds for a pass."""
+    for future in futures:
+        future.release()
+
+
+def _settle(client: Any, name: str) -> None:
+    """Return when no worker is at work on a pass any more, or after a while."""
+    seconds = min(SETTLE_SECONDS, _seconds("streamem.timeout", TIMEOUT))
+    try:
+        ended = _ask(
+            client, lambda: client.run(end_pass, name, seconds, on_error="return"), seconds + TICK_SECONDS
+        )
+        busy = [worker for worker, answer in ended.items() if answer is False]
+    except Exception as error:
+        log.info("%s: its workers could not be told that the pass has ended (%s)", _address(client), error)
+        return
+    if busy:
+        log.warning(
+            "Worker %s: still at work on a block of a pass that failed %g s ago. What it writes now may be "
+            "left behind.",
+            ", ".join(busy),
+            seconds,
+        )
 
 
 def _gather(client: Any, futures: list[Any], done: Callable[[int], object]) -> Any:

@@ -23,7 +23,8 @@ from streamem.cluster import travelling
 from streamem.errors import SourceError
 from streamem.protocols import Block, Buffer, EStep, Pass, Rows, Source, Stats
 from streamem.retries import persistently
-from streamem.scheduling import LOCAL_SCHEDULERS, Scheduler, StoppedError, Watch, open_scheduler
+from streamem.scheduling import LOCAL_SCHEDULERS, Scheduler, open_scheduler
+from streamem.watching import StoppedError, Watch
 
 __all__ = ["LOCAL_SCHEDULERS", "Scheduler", "map_reduce", "map_rows", "open_scheduler"]
 

@@ -7,10 +7,10 @@ is in `streamem.cluster`; the tasks themselves are made in `streamem.reduce`.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import dask
@@ -20,13 +20,12 @@ from dask.system import CPU_COUNT
 from streamem import cluster
 from streamem.errors import ClusterError, InputError, MemoryLimitError
 from streamem.protocols import Source
+from streamem.watching import Watch
 
 __all__ = [
     "CPU_COUNT",
     "LOCAL_SCHEDULERS",
     "Scheduler",
-    "StoppedError",
-    "Watch",
     "open_scheduler",
     "threads_within",
 ]
@@ -38,47 +37,6 @@ PARTITIONS_PER_WORKER = {
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
 CLUSTER_PARTITIONS_PER_WORKER = 4  # a task costs 2 ms
-
-
-class StoppedError(Exception):
-    """Ends a task of a pass that has failed already; nobody sees it."""
-
-
-class Watch:
-    """Knows which tasks of a pass are at work in this process, and has them finish when it fails.
-
-    A failed or interrupted pass leaves threads in the middle of a block; files that they use must not be
-    closed, removed or, worse, reused under them.
-    """
-
-    def __init__(self) -> None:
-        self._condition, self._running, self.stopped = threading.Condition(), 0, False
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None:
-            with self._condition:
-                self.stopped = True
-                self._condition.wait_for(lambda: self._running == 0)
-
-    @contextlib.contextmanager
-    def task(self) -> Iterator[None]:
-        """Count a task while it is at work."""
-        with self._condition:
-            if self.stopped:
-                raise StoppedError
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._running -= 1
-                self._condition.notify_all()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Arrive in another process with nothing to watch."""
-        return Watch, ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,11 +71,11 @@ class Scheduler:
     def compute(self, leaves: Sequence[Any], root: Any, watch: Watch, done: Callable[[int], object]) -> Any:
         """Compute ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished.
 
-        However this returns, no task of this process is still at work on what the caller may now close or
-        remove.
+        However this returns, no task is still at work on what the caller may now close or remove; on a
+        cluster, none on a worker that answers.
         """
         if self.client is not None:
-            return cluster.compute(self.client, leaves, root, done)
+            return cluster.compute(self.client, leaves, root, watch, done)
         position = {leaf.key: i for i, leaf in enumerate(leaves)}
 
         def posttask(key: Any, *_: Any) -> None:
@@ -129,7 +87,11 @@ class Scheduler:
                 return root.compute(
                     scheduler=self.name, num_workers=self.n_workers, pool=self.pool, optimize_graph=False
                 )
-        except BrokenExecutor as error:
+        except BaseException as error:
+            if self.pool is not None:
+                self.pool.settle()
+            if not isinstance(error, BrokenExecutor):
+                raise
             raise ClusterError(
                 f"scheduler={self.name!r}: a worker process died ({error}). Look for lack of memory: lower "
                 "memory_limit, or set fewer workers with dask.config.set(num_workers=...)."
@@ -179,7 +141,7 @@ def open_scheduler(
         workers = threads_within(memory_limit, workers, source.block_bytes)
         if scheduler == "synchronous":
             workers = 1
-        pool = stack.enter_context(_process_pool(workers)) if scheduler == "processes" else None
+        pool = stack.enter_context(_ProcessPool(workers)) if scheduler == "processes" else None
         with _blas_threads(1):
             yield Scheduler(scheduler, workers, pool=pool)
 
@@ -194,12 +156,26 @@ def threads_within(memory_limit: int | None, n_threads: int, block_bytes: int) -
     return max(1, min(n_threads, memory_limit // 4 // max(1, 2 * block_bytes)))
 
 
-def _process_pool(n_workers: int) -> Any:
-    """Return worker processes that outlive a pass, so that each compiles and imports once per fit."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+class _ProcessPool(ProcessPoolExecutor):
+    """Worker processes that outlive a pass, so that each compiles and imports once per fit."""
 
-    return ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"))
+    def __init__(self, n_workers: int) -> None:
+        super().__init__(n_workers, mp_context=get_context("spawn"))
+        self._under_way: set[Future[Any]] = set()
+
+    def submit(self, *call: Any, **keywords: Any) -> Future[Any]:
+        """Start a call, and remember it until it has ended."""
+        future = super().submit(*call, **keywords)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    def settle(self) -> None:
+        """Return when no call is under way any more; those that have not begun never do."""
+        calls = list(self._under_way)
+        for call in calls:
+            call.cancel()
+        wait(calls)
 
 
 def _blas_threads(limit: int) -> Any:

@@ -8,6 +8,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import warnings
 
 import dask
@@ -360,9 +361,70 @@ def test_pass__that_fails_harms_nothing_else_of_the_client(threads):
     assert held.status == "finished" and held.result() == 7
 
 
+def test_pass__that_fails_returns_when_no_worker_is_at_work_on_it(threads):
+    """Whatever results were written to may be removed then; a long partition ends after its block."""
+    slow = _Slow()
+    _events[id(slow)] = slow
+    with pytest.raises(ZeroDivisionError):
+        reduce.map_reduce(_SlowStep(id(slow)), Blocks(64), Scheduler("distributed", 2, client=threads))
+    assert slow.ended == 1
+
+
+class _Slow:
+    """What the tasks of one process share."""
+
+    def __init__(self):
+        self.first, self.started, self.ended = threading.Lock(), threading.Event(), 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _SlowStep:
+    """Takes its time over the first block that comes, and fails meanwhile in others."""
+
+    slow: int
+
+    def __call__(self, rows):
+        slow = _events[self.slow]
+        if not slow.first.acquire(blocking=False):
+            slow.started.wait(60)
+            raise ZeroDivisionError("by zero")
+        slow.started.set()
+        time.sleep(1.0)
+        slow.ended += 1
+        slow.first.release()  # the next block of this partition would be slow again
+        return Sizes(np.zeros(1))
+
+
 def scheduler_of(client, question):
     """Ask the scheduler of a client something."""
     return client.run_on_scheduler(lambda dask_scheduler=None: question(dask_scheduler))
+
+
+def test_pass__that_fails_in_process_workers_returns_when_none_is_at_work(tmp_path):
+    with (
+        dask.config.set(num_workers=2),
+        reduce.open_scheduler("processes", source=Blocks(2)) as scheduler,
+        pytest.raises(ZeroDivisionError),
+    ):
+        reduce.map_reduce(_SlowFiles(str(tmp_path)), Blocks(2), scheduler)
+    assert (tmp_path / "ended").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class _SlowFiles:
+    """The same for processes, which share files."""
+
+    folder: str
+
+    def __call__(self, rows):
+        begun, ended = (os.path.join(self.folder, name) for name in ("begun", "ended"))
+        if rows.start == 0:
+            assert until(lambda: os.path.exists(begun), 60)
+            raise ZeroDivisionError("by zero")
+        open(begun, "w").close()
+        time.sleep(1.0)
+        open(ended, "w").close()
+        return Sizes(np.zeros(1))
 
 
 def test_errors__of_process_workers_arrive_too():

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from streamem import reduce, retries
 from streamem.errors import InputError, MemoryLimitError, SourceError
 from streamem.protocols import Rows
-from streamem.scheduling import Watch
 from streamem.sinks import open_sink
+from streamem.watching import Watch
 
 
 @dataclasses.dataclass(frozen=True)
