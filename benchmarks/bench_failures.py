@@ -73,10 +73,9 @@ class _Killer:
         for pause, count in self._plan:
             if self._ended.wait(pause):
                 return
-            kill(self._client, count)
-            self.kills += 1
-            while not self._client.nthreads() and not self._ended.is_set():  # one that starts cannot be hit
-                time.sleep(0.02)
+            while not (killed := kill(self._client, count)) and not self._ended.wait(0.02):
+                pass  # all are on their way up
+            self.kills += killed > 0
 
 
 def _store(path: Path) -> str:

@@ -61,11 +61,23 @@ def cluster_process(n_workers: int, threads: int = 1) -> Iterator[tuple[ClusterP
         yield cluster, client
 
 
-def kill(client: Any, count: int = 1) -> None:
-    """Kill some workers as the system would."""
-    for pid in list(client.run(os.getpid).values())[:count]:
+def kill(client: Any, count: int = 1) -> int:
+    """Kill some workers as the system would; return how many there were.
+
+    Workers whose nannies still wait for them to start are spared: a nanny never starts such a one again.
+    """
+    answers = client.run(_settled_pid, nanny=True, on_error="return").values()
+    pids = [pid for pid in answers if isinstance(pid, int)][:count]
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+def _settled_pid(dask_worker: Any) -> int | None:
+    """Return the process that a nanny minds, once that is up."""
+    process = dask_worker.process
+    return process.pid if process is not None and process.status.name == "running" else None
 
 
 def main(n_workers: int, processes: bool, threads: int) -> None:
