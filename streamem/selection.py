@@ -128,6 +128,7 @@ def select(
     scratch: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     resume: Resume = False,
+    storage_options: Mapping[str, Any] | None = None,
     scheduler: str | None = None,
     client: Any = None,
     callbacks: Iterable[Callback] = (),
@@ -155,7 +156,7 @@ def select(
         Whether to give up a model that would fall short of one that has converged even if it gained 100
         times the largest of its last five estimates of what it will gain; the table says which. A model that
         leaves a saddle late can be misjudged. With False each model is fitted to its end.
-    scratch, checkpoint, resume, scheduler, client, callbacks
+    scratch, checkpoint, resume, storage_options, scheduler, client, callbacks
         As in `streamem.fit`. A callback sees one event per shared reading.
     settings
         Further parameters of `GaussianMixture`: ``tol``, ``max_iter``, ``n_init``, ``random_state``,
@@ -210,6 +211,8 @@ def select(
         passes=True,
         scratch=scratch,
         missing=first.missing,
+        storage_options=storage_options,
+        output=checkpoint,
     ) as data:
         capacities = [sample_rows(trial.model, data.source, first.sample_size, limit) for trial in trials]
         whose = _whose(trials, given_seed, share, drop_hopeless and criterion, max(capacities))

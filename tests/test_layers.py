@@ -30,7 +30,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     ),
     "persistence": ({"protocols", "convergence", "errors"}, {"numpy", "fsspec"}),
     "sources": ({"protocols", "errors"}, {"numpy", "zarr", "dask", "distributed"}),
-    "sinks": ({"protocols", "errors"}, {"numpy", "zarr"}),
+    "sinks": ({"protocols", "errors"}, {"numpy", "zarr", "fsspec"}),
     "estimators": (
         BOTTOM
         | {"em", "acceleration", "degeneracy", "initialization", "models", "reduce", "scheduling"}

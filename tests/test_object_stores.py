@@ -1,5 +1,7 @@
 """Rows and results in an S3-compatible object store, on loopback; its credentials are told to nobody."""
 
+import contextlib
+import io
 import logging
 import socket
 
@@ -8,6 +10,8 @@ import pytest
 import zarr
 
 import streamem as sem
+
+from .cluster import in_process_cluster
 
 pytest.importorskip("s3fs")
 pytestmark = [
@@ -58,18 +62,84 @@ def bucket(options):
     return "s3://rows"
 
 
-def test_fit_and_predict__work_on_an_object_store(bucket, options, tmp_path):
+def s3(options):
+    """The object store's files, as they are now."""
+    import s3fs
+
+    store = s3fs.S3FileSystem(**options)
+    store.invalidate_cache()
+    return store
+
+
+def files(options, place):
+    """Names of what lies at a place."""
+    store = s3(options)
+    return sorted(name.removeprefix(f"{place}/") for name in store.find(place))
+
+
+@pytest.mark.filterwarnings("ignore::streamem.ConvergenceWarning")
+@pytest.mark.parametrize("where", ["threads", "cluster"])
+def test_all_of_it__works_on_an_object_store(bucket, options, tmp_path, caplog, where):
+    """Rows, checkpoints and results there; nothing of the credentials in any of them, nor in the model."""
     zarr.create_array(tmp_path / "x.zarr", shape=X.shape, chunks=(1000, 3), dtype="f8")[:] = X
-    here = sem.GaussianMixture(2, random_state=0).fit(str(tmp_path / "x.zarr"))
+    settings = {"acceleration": "none", "tol": 0, "random_state": 0}
+    here = sem.GaussianMixture(2, max_iter=6, **settings).fit(str(tmp_path / "x.zarr"))
+    rows, place = f"{bucket}/x.zarr", f"{bucket}/{where}"
+    with contextlib.ExitStack() as stack, caplog.at_level(logging.DEBUG, "streamem"):
+        there = {"storage_options": options}
+        if where == "cluster":
+            there["client"] = stack.enter_context(in_process_cluster(2))
+        kept = {"checkpoint": f"{place}/run", **there}
+        sem.GaussianMixture(2, max_iter=4, **settings).fit(rows, **kept)
+        gm = sem.GaussianMixture(2, max_iter=6, **settings).fit(rows, resume=True, **kept)
+        assert gm.lower_bounds_ == here.lower_bounds_
+        for method in ("predict", "predict_proba", "score_samples"):
+            out = f"{place}/{method}.zarr"
+            result = getattr(gm, method)(rows, out=out, **there)
+            np.testing.assert_array_equal(result[:], getattr(here, method)(X))
+            stored = zarr.open_array(out, mode="r", storage_options=options)
+            np.testing.assert_array_equal(stored[:], result[:])
+        np.testing.assert_array_equal(gm.impute(rows, **there), X)
+        assert gm.score(rows, **there) == here.score(str(tmp_path / "x.zarr"))
+        assert sem.select(rows, (1, 2), random_state=0, **there).best.n_components == 2
+    gm.save(tmp_path / "model.npz")
+    for name in files(options, f"rows/{where}/run"):
+        archive = np.load(io.BytesIO(s3(options).cat_file(f"rows/{where}/run/{name}")))
+        content = b"".join(archive[part].tobytes() for part in archive)
+        assert SECRET.encode() not in content and KEY.encode() not in content
+    with np.load(tmp_path / "model.npz") as model:
+        content = b"".join(model[name].tobytes() for name in model)
+        assert SECRET.encode() not in content and KEY.encode() not in content
+    assert SECRET not in caplog.text and KEY not in caplog.text
+
+
+def test_predict__that_fails_leaves_nothing_in_an_object_store(bucket, options):
+    spoiled = X.copy()
+    spoiled[-1, 0] = np.nan
+    gm = sem.GaussianMixture(2, random_state=0).fit(X)
+    with in_process_cluster(2) as client, pytest.raises(sem.NonFiniteError):
+        gm.predict(spoiled, out=f"{bucket}/failed.zarr", client=client, storage_options=options)
+    assert files(options, "rows/failed.zarr") == []
+
+
+def test_rows_and_results__may_be_in_different_kinds_of_places(bucket, options, tmp_path):
+    gm = sem.GaussianMixture(2, random_state=0).fit(X)
+    out = gm.predict(X, out=f"{bucket}/mixed.zarr", storage_options=options)
+    np.testing.assert_array_equal(out[:], gm.predict(X))
+    labels = gm.predict(f"{bucket}/x.zarr", out=tmp_path / "labels.npy", storage_options=options)
+    np.testing.assert_array_equal(labels, gm.predict(X))
+    own = sem.GaussianMixture(2, random_state=0)
+    np.testing.assert_array_equal(own.fit_predict(f"{bucket}/x.zarr", storage_options=options), gm.predict(X))
+    assert sem.plan(f"{bucket}/x.zarr", 2, storage_options=options).n_samples == len(X)
+
+
+def test_options__that_open_nothing_are_refused(bucket, options):
+    gm = sem.GaussianMixture(2, random_state=0).fit(X)
+    with pytest.raises(sem.InputError, match="nothing here is given by a URL"):
+        gm.predict(X, storage_options=options)
     rows = sem.as_source(f"{bucket}/x.zarr", storage_options=options)
-    there = sem.GaussianMixture(2, random_state=0).fit(rows)
-    assert there.lower_bounds_ == here.lower_bounds_
-    out = zarr.create_array(
-        f"{bucket}/labels.zarr", shape=(len(X),), chunks=(1000,), dtype="i8", storage_options=options
-    )
-    there.predict(rows, out=out)
-    labels = zarr.open_array(f"{bucket}/labels.zarr", mode="r", storage_options=options)[:]
-    np.testing.assert_array_equal(labels, here.predict(X))
+    with pytest.raises(sem.InputError, match="open already"):
+        sem.as_source(rows, storage_options=options)
 
 
 def test_fit__reads_an_object_store_from_worker_processes(bucket, options):

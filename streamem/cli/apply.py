@@ -24,9 +24,9 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the output.
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    metavar="PLACE",
     required=True,
-    help="A zarr array to write, e.g. labels.zarr.",
+    help="Path or URL of a zarr array to write, e.g. labels.zarr.",
 )
 @click.option(
     "--proba", is_flag=True, help="Write the probability of each component instead of the likeliest."
@@ -38,7 +38,7 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the output.
 def predict(
     model: Path,
     data: str,
-    output: Path,
+    output: str,
     proba: bool,
     overwrite: bool,
     missing: str | None,
@@ -51,8 +51,8 @@ def predict(
     with follow(Meter(), quiet) as hear:
         estimator = load_model(model, where["memory_limit"], missing)
         method = estimator.predict_proba if proba else estimator.predict
-        method(data, out=str(output), overwrite=overwrite, scheduler=where["scheduler"], callbacks=(hear,))
-    written = str(output.absolute())
+        method(data, out=output, overwrite=overwrite, scheduler=where["scheduler"], callbacks=(hear,))
+    written = _full(output)
     kind = "probabilities" if proba else "labels"
     document = {
         "command": "predict",
@@ -71,8 +71,8 @@ def predict(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    help="A zarr array to write the log-likelihood of each row to: one more pass.",
+    metavar="PLACE",
+    help="Path or URL of a zarr array for the log-likelihood of each row: one more pass.",
 )
 @click.option("--weights", metavar="PATH", help="One weight for each row.")
 @_OVERWRITE
@@ -82,7 +82,7 @@ def predict(
 def score(
     model: Path,
     data: str,
-    output: Path | None,
+    output: str | None,
     overwrite: bool,
     weights: str | None,
     missing: str | None,
@@ -100,7 +100,7 @@ def score(
         estimator = load_model(model, where["memory_limit"], missing)
         running = {"scheduler": where["scheduler"], "callbacks": (hear,)}
         if output is not None:
-            estimator.score_samples(data, out=str(output), overwrite=overwrite, **running)
+            estimator.score_samples(data, out=output, overwrite=overwrite, **running)
         stats = estimator.summarize(data, sample_weight=weights, **running)
     estimator.stats_ = stats  # so that the criteria below cost no further pass
     figures = {
@@ -109,7 +109,7 @@ def score(
         "aic": estimator.aic(),
         "icl": estimator.icl(),
     }
-    where_to = None if output is None else str(output.absolute())
+    where_to = None if output is None else _full(output)
     document = {"command": "score", "model": str(model), "data": data, **figures, "output": where_to}
     labels = ("log-lik/row", "BIC", "AIC", "ICL")
     emit(document, pairs(dict(zip(labels, figures.values(), strict=True))), as_json)
@@ -121,9 +121,9 @@ def score(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    metavar="PLACE",
     required=True,
-    help="A zarr array to write, e.g. filled.zarr.",
+    help="Path or URL of a zarr array to write, e.g. filled.zarr.",
 )
 @click.option("--draws", is_flag=True, help="Draw at random given what is observed, instead of the mean.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
@@ -133,7 +133,7 @@ def score(
 def impute(
     model: Path,
     data: str,
-    output: Path,
+    output: str,
     draws: bool,
     seed: int,
     overwrite: bool,
@@ -146,16 +146,21 @@ def impute(
     with follow(Meter(), quiet) as hear:
         load_model(model, where["memory_limit"]).impute(
             data,
-            out=str(output),
+            out=output,
             draws=draws,
             random_state=seed,
             overwrite=overwrite,
             scheduler=where["scheduler"],
             callbacks=(hear,),
         )
-    written = str(output.absolute())
+    written = _full(output)
     document = {"command": "impute", "model": str(model), "data": data, "output": written, "draws": draws}
     emit(document, pairs({"rows": written}), as_json)
+
+
+def _full(place: str) -> str:
+    """Return an absolute path, or the URL."""
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def load_model(path: Path, memory_limit: int | None = None, missing: str | None = None) -> Any:

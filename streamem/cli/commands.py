@@ -157,8 +157,8 @@ def reading(command: F) -> F:
     )
 
 
-def free_to_write(path: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a result path that is taken or that cannot be written.
+def free_to_write(place: str | Path, overwrite: bool) -> None:
+    """Refuse, before any work, a result path that is taken or that cannot be written; not so a URL.
 
     Raises
     ------
@@ -167,6 +167,9 @@ def free_to_write(path: Path, overwrite: bool) -> None:
     SourceError
         Where its directory is missing.
     """
+    if "://" in str(place):
+        return  # who opens it will tell, before any work too
+    path = Path(place)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already. Pass --overwrite to replace it, or choose another path.")
     if not path.absolute().parent.is_dir():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -66,6 +66,7 @@ def fit(
     scratch: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     resume: Resume = False,
+    storage_options: Mapping[str, Any] | None = None,
     scheduler: str | None = None,
     client: Any = None,
     callbacks: Iterable[Callback] = (),
@@ -117,6 +118,9 @@ def fit(
         Whether to go on from the newest checkpoint there, to the same bits as without a break. True: there
         must be one; ``"auto"``: start anew where there is none; False: there must be none. ``max_iter``,
         ``scheduler``, ``client``, ``scratch``, ``callbacks`` and ``verbose`` may be others than before.
+    storage_options
+        For fsspec, with whatever is given by URL here: rows, weights, checkpoint. They travel to workers with
+        the source, and are never logged or written. Without them, credentials come from the environment.
     scheduler, client
         Where to run: see `streamem.reduce.open_scheduler`.
     callbacks
@@ -176,6 +180,8 @@ def fit(
         passes=True,
         scratch=scratch,
         missing=missing,
+        storage_options=storage_options,
+        output=checkpoint,
     ) as data:
         limit, seed = byte_limit(memory_limit), int(rng.integers(2**63))
         sampled = params is None or getattr(model, "uninformed", False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from numbers import Real
 from pathlib import Path
@@ -248,6 +248,7 @@ class GaussianMixture(MixtureEstimator):
         scheduler: str | None = None,
         client: Any = None,
         callbacks: Iterable[Callback] = (),
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Self:
         """Return a copy adapted to other rows, held to the estimates by ``relevance_factor`` rows each.
 
@@ -262,7 +263,7 @@ class GaussianMixture(MixtureEstimator):
             ρ > 0: a component with n rows moves by n/(n + ρ) of the way (Reynolds, Quatieri & Dunn 2000).
         parameters
             Which of ``"weights"``, ``"means"``, ``"covariances"`` adapt; the others stay.
-        sample_weight, scheduler, client, callbacks
+        sample_weight, scheduler, client, callbacks, storage_options
             As in `fit`.
 
         Examples
@@ -292,6 +293,7 @@ class GaussianMixture(MixtureEstimator):
             client=client,
             callbacks=(*self.callbacks, *callbacks),
             verbose=self.verbose,
+            storage_options=storage_options,
         )
         adapted._take(result)
         adapted._warn(result.status)

@@ -6,7 +6,7 @@ import functools
 import pickle
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -51,6 +51,7 @@ def plan(
     acceleration: Literal["auto", "anderson", "none"] = "auto",
     memory_limit: int | str | None = "1GiB",
     missing: Literal["raise", "drop", "marginal"] = "raise",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Prediction:
     """Predict what fitting a Gaussian mixture would take, from a few blocks of the data. Nothing is fitted.
 
@@ -58,7 +59,7 @@ def plan(
     ----------
     X
         (n, d) rows of any source; see `streamem.as_source`. Up to eleven blocks of them are read.
-    n_components, covariance_type, acceleration, memory_limit, missing, sample_weight
+    n_components, covariance_type, acceleration, memory_limit, missing, sample_weight, storage_options
         As in `GaussianMixture` and its ``fit``.
     n_workers
         Worker processes of a cluster; without it, threads of one process on this machine.
@@ -107,7 +108,12 @@ def plan(
     )
     model = estimator._model(fitted=False)
     with open_rows(
-        X, sample_weight, memory_limit=memory_limit, scheduler="synchronous", missing=missing
+        X,
+        sample_weight,
+        memory_limit=memory_limit,
+        scheduler="synchronous",
+        missing=missing,
+        storage_options=storage_options,
     ) as data:
         measured = _measure(model, data.source, acceleration, byte_limit(memory_limit))
     distributed = n_workers is not None

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,14 +21,18 @@ from streamem.errors import ConvergenceWarning, InputError, NotFittedError
 from streamem.estimators.criteria import Criteria
 from streamem.estimators.fitting import fit
 from streamem.estimators.parameters import Parameterised
+from streamem.estimators.places import refuse_input_as_output
 from streamem.estimators.resuming import Resume
 from streamem.estimators.rows import RowData, open_rows
 from streamem.persistence import Checkpoint
 from streamem.protocols import Rows
 from streamem.reduce import map_rows
 from streamem.sinks import open_sink
+from streamem.sources.opening import is_url
 
 __all__ = ["MixtureEstimator"]
+
+PLACES = ("scheduler", "client", "callbacks", "storage_options")
 
 
 class MixtureEstimator(Parameterised):
@@ -63,6 +67,7 @@ class MixtureEstimator(Parameterised):
         scratch: str | os.PathLike[str] | None = None,
         checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
         resume: Resume = False,
+        storage_options: Mapping[str, Any] | None = None,
         scheduler: str | None = None,
         client: Any = None,
         callbacks: Iterable[Callback] = (),
@@ -82,6 +87,8 @@ class MixtureEstimator(Parameterised):
         checkpoint, resume
             Where to write after each pass what the fit needs to go on, and whether to go on from there; see
             `streamem.fit`.
+        storage_options
+            For fsspec, with whatever is given by URL: rows, weights, checkpoint; see `streamem.fit`.
         scheduler
             "threads" (default), "synchronous", "processes", or the address of a Dask scheduler.
         client
@@ -112,6 +119,7 @@ class MixtureEstimator(Parameterised):
             scratch=scratch,
             checkpoint=checkpoint,
             resume=resume,
+            storage_options=storage_options,
             scheduler=scheduler,
             client=client,
             callbacks=(*self.callbacks, *callbacks),
@@ -137,7 +145,10 @@ class MixtureEstimator(Parameterised):
 
     def fit_predict(self, X: Any, y: None = None, **keywords: Any) -> NDArray[np.int64]:
         """Fit, then return the most probable component of each row, (n,)."""
-        return self.fit(X, y, **keywords).predict(X)  # type: ignore[no-any-return]
+        where = {name: keywords[name] for name in PLACES if name in keywords}
+        if not is_url(X):
+            where.pop("storage_options", None)
+        return self.fit(X, y, **keywords).predict(X, **where)  # type: ignore[no-any-return]
 
     def predict(self, X: Any, *, out: Any = None, **where: Any) -> Any:
         """Return the most probable component of each row, (n,) int64; with ``out``, write them there.
@@ -150,9 +161,11 @@ class MixtureEstimator(Parameterised):
             component of all where nothing is. With "drop", rows with NaN get −1 here, and NaN from
             `predict_proba` and `score_samples`.
         out
-            A path ending in ``.npy``, any other path for zarr, or a zarr array. Complete or not there at all.
+            A path ending in ``.npy``, any other path or URL for zarr, or a zarr array. A path or URL holds
+            all results or nothing: see `streamem.sinks`.
         where
-            ``scheduler``, ``client``, ``callbacks`` as in `fit`; ``overwrite=True`` to replace ``out``.
+            ``scheduler``, ``client``, ``callbacks`` as in `fit`; ``storage_options`` with whatever is given
+            by URL, ``X`` or ``out``; ``overwrite=True`` to replace ``out``.
         """
         return self._rowwise("labels", X, (), np.int64, out, **where)
 
@@ -193,11 +206,12 @@ class MixtureEstimator(Parameterised):
         scheduler: str | None = None,
         client: Any = None,
         callbacks: Iterable[Callback] = (),
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """Write ``function(rows)`` of all rows to ``out``; a dtype of None is that of the rows."""
-        with self._open(X, None, scheduler, client, callbacks, missing) as data:
+        with self._open(X, None, scheduler, client, callbacks, missing, storage_options, out) as data:
             blocks = data.source.blocks()
-            _refuse_input_as_output(X, out)
+            refuse_input_as_output(X, data.source, out)
             sink = open_sink(
                 out,
                 n_samples=data.source.n_samples,
@@ -205,6 +219,7 @@ class MixtureEstimator(Parameterised):
                 dtype=np.dtype(data.source.dtype if dtype is None else dtype),
                 block_rows=blocks[0].stop - blocks[0].start,
                 overwrite=overwrite,
+                storage_options=storage_options if is_url(out) else None,
             )
             data.notify(PassStarted("predict", 0, data.source.n_samples, data.bytes_per_pass))
             with sink:
@@ -232,13 +247,16 @@ class MixtureEstimator(Parameterised):
         scheduler: str | None = None,
         client: Any = None,
         callbacks: Iterable[Callback] = (),
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """Return the expected sufficient statistics of the rows under the estimates: one pass.
 
         Statistics of other rows merge (``a.merge(b)``), and `update` takes the M-step of the sum.
         """
         e_step = functools.partial(self._fitted_model().e_step, self._fitted())
-        with self._open(X, sample_weight, scheduler, client, callbacks, self.missing) as data:
+        with self._open(
+            X, sample_weight, scheduler, client, callbacks, self.missing, storage_options
+        ) as data:
             stats = data.one_pass(e_step, "score", 0).stats
             data.notify(PassEnded("score", 0))
             return stats
@@ -331,6 +349,8 @@ class MixtureEstimator(Parameterised):
         client: Any,
         callbacks: Iterable[Callback],
         missing: str,
+        storage_options: Mapping[str, Any] | None,
+        out: Any = None,
     ) -> Iterator[RowData]:
         """Open rows and check that they have the columns of the fit."""
         with open_rows(
@@ -341,6 +361,8 @@ class MixtureEstimator(Parameterised):
             client=client,
             callbacks=(*self.callbacks, *callbacks),
             missing=missing,
+            storage_options=storage_options,
+            output=out,
         ) as data:
             if data.source.n_features != self.n_features_in_:
                 raise InputError(
@@ -359,23 +381,3 @@ def _of_complete_rows(function: Callable[[Rows], NDArray[Any]], dtype: np.dtype[
     out = np.full((len(rows.x), *results.shape[1:]), -1 if dtype.kind == "i" else np.nan, dtype)
     out[kept] = results
     return out
-
-
-def _refuse_input_as_output(x: Any, out: Any) -> None:
-    """Refuse to write where the rows are read: replacing them cannot be undone."""
-    source, target = _local_place(x), _local_place(out)
-    if source is None or target is None:
-        return
-    if source == target or source.startswith(target + os.sep):
-        raise InputError(
-            f"{out}: this is where the rows are, and would replace them. Choose another name for out."
-        )
-
-
-def _local_place(x: Any) -> str | None:
-    """Return where something lies on disk, if it does."""
-    x = getattr(x, "filename", None) if isinstance(x, np.memmap) else getattr(x, "store_path", x)
-    if not isinstance(x, str | os.PathLike) and not hasattr(x, "store"):
-        return None
-    location = str(x).removeprefix("file://")
-    return None if "://" in location else os.path.realpath(location)

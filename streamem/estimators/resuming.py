@@ -27,6 +27,7 @@ from streamem.models.summary import DataSummary, Sample
 from streamem.persistence import Archive, Checkpoint, Checkpoints, decode, encode
 from streamem.protocols import Block, Rows
 from streamem.reduce import map_reduce
+from streamem.sources.opening import is_url
 from streamem.sources.wrapping import WrappedSource
 
 __all__ = ["Kept", "Resume", "described", "described_model", "open_kept"]
@@ -71,7 +72,7 @@ def open_kept(
         if resume:
             raise InputError(f"resume={resume!r}: there is nothing to go on from. Pass checkpoint as well.")
         return None
-    place = Checkpoints(checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint))
+    place = Checkpoints(_located(checkpoint, data.storage_options))
     if not resume and place.names("pass"):
         raise InputError(
             f'checkpoint: {place} holds a fit already. Pass resume=True or "auto" to go on with it, or '
@@ -88,6 +89,16 @@ def open_kept(
     if stored is not None:
         kept.take(stored)
     return kept
+
+
+def _located(
+    checkpoint: str | os.PathLike[str] | Checkpoint, storage_options: Mapping[str, Any] | None
+) -> Checkpoint:
+    """Return where checkpoints are; a URL that brings no options of its own is opened with those given."""
+    where = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    if where.storage_options is None and is_url(where.place):
+        return dataclasses.replace(where, storage_options=storage_options)
+    return where
 
 
 @dataclass(slots=True, eq=False)

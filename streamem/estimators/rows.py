@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from streamem.convergence import Callback, FitEvent, PassProgress, PassStarted
 from streamem.errors import InputError
+from streamem.estimators.places import refuse_idle_options
 from streamem.protocols import Pass, Rows, Source, Stats
 from streamem.reduce import Scheduler, map_reduce, open_scheduler
 from streamem.sizes import parse_bytes
 from streamem.sources import as_source
 from streamem.sources.dropping import DroppingSource
 from streamem.sources.keeping import KeepingSource
+from streamem.sources.opening import is_url
 from streamem.sources.scratch import open_scratch
 
 __all__ = ["RowData", "byte_limit", "check_missing", "open_rows"]
@@ -34,6 +36,8 @@ class RowData:
     scheduler: Scheduler
     callbacks: tuple[Callback, ...]
     missing: str
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False, kw_only=True)
+    """What opens the URLs that results and checkpoints go to."""
 
     @property
     def bytes_per_pass(self) -> int:
@@ -76,15 +80,24 @@ def open_rows(
     passes: bool = False,
     scratch: str | os.PathLike[str] | None = None,
     missing: str = "raise",
+    storage_options: Mapping[str, Any] | None = None,
+    output: Any = None,
 ) -> Iterator[RowData]:
     """Open data and a scheduler for it; for several ``passes``, keep decoded what there is room for.
 
     ``missing`` is "raise", "drop" or "marginal": what happens to rows with NaN; the last hands them over.
+    ``storage_options`` open whatever is given by URL: the rows, their weights, and ``output``, the place of
+    results or checkpoints.
     """
     check_missing(missing)
+    refuse_idle_options(storage_options, x, sample_weight, output)
     limit = byte_limit(memory_limit)
     source: Any = as_source(
-        x, sample_weight, memory_limit=limit, missing="raise" if missing == "raise" else "keep"
+        x,
+        sample_weight,
+        memory_limit=limit,
+        missing="raise" if missing == "raise" else "keep",
+        storage_options=storage_options if is_url(x) or is_url(sample_weight) else None,
     )
     if missing == "raise" and getattr(source, "missing", "raise") != "raise":
         raise InputError(
@@ -104,7 +117,7 @@ def open_rows(
             source = DroppingSource(source)
         if passes and limit is not None and where.in_process and not getattr(source, "in_memory", False):
             source = KeepingSource(source, int(limit * KEPT_SHARE))
-        yield RowData(source, where, tuple(callbacks), missing)
+        yield RowData(source, where, tuple(callbacks), missing, storage_options=storage_options)
 
 
 def check_missing(missing: Any) -> None:

@@ -1,12 +1,15 @@
 """Where row-wise results go: `open_sink` returns a place to write one result per row, piece by piece.
 
 Nothing half-written ever stands under the final name: results grow under a hidden name in the same directory
-and are renamed by `commit`. Each kind has a file of its own; who computes which rows is up to the caller.
+and are renamed by `commit`. Nothing can be renamed behind a URL: there, chunks are no array until `commit`
+adds the metadata, last and in one piece, and an array that is to be replaced goes first. Each kind has a file
+of its own; who computes which rows is up to the caller.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,18 +29,23 @@ def open_sink(
     dtype: Any,
     block_rows: int,
     overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Sink:
     """Return a sink for an array of shape ``(n_samples, *trailing_shape)``.
 
     Parameters
     ----------
     out
-        None: the result is an ndarray. A path that ends in ``.npy``: such a file. Any other local path: a
-        zarr (v3) array in this directory. A writable ``zarr.Array`` that fits: it is written in place.
+        None: the result is an ndarray. A path that ends in ``.npy``: such a file. Any other path: a zarr (v3)
+        array in this directory. A URL that fsspec can write to: a zarr array there. A writable
+        ``zarr.Array`` that fits: it is written in place.
     block_rows
         Rows that are computed at once; the sink's ``chunk_rows`` follow it where the kind leaves a choice.
     overwrite
-        Whether what is at the path already may be replaced; it stays as it is until `commit`.
+        Whether what is at the path already may be replaced; it stays as it is until `commit`. An array
+        behind a URL is removed at once.
+    storage_options
+        For fsspec, with a URL.
 
     Raises
     ------
@@ -66,7 +74,11 @@ def open_sink(
         from streamem.sinks.memory_sinks import MemorySink
 
         return MemorySink(shape, dtype, chunk_rows)
-    path = _local_path(out)
+    path = _path(out)
+    if "://" in path:
+        from streamem.sinks.remote_sinks import open_remote
+
+        return open_remote(path, shape, dtype, chunk_rows, overwrite, storage_options)
     if path.endswith(".npy"):
         from streamem.sinks.npy_sinks import open_npy
 
@@ -76,17 +88,12 @@ def open_sink(
     return open_zarr(path, shape, dtype, chunk_rows, overwrite)
 
 
-def _local_path(out: Any) -> str:
-    """Return out as a path, or say what it should be."""
+def _path(out: Any) -> str:
+    """Return out as an absolute path or a URL, or say what it should be."""
     if not isinstance(out, str | os.PathLike):
         kind = type(out).__qualname__
         raise InputError(
-            f"out: cannot write to an object of type {kind}. Give a path, a zarr.Array, or None."
+            f"out: cannot write to an object of type {kind}. Give a path or URL, a zarr.Array, or None."
         )
-    path = os.fsdecode(out)
-    if "://" in path:
-        raise InputError(
-            f"{path}: results cannot be renamed into place behind a URL. "
-            "Create the array with zarr.create_array, and give it as out."
-        )
-    return os.path.abspath(path)
+    path = os.fsdecode(out).removeprefix("file://")
+    return path.rstrip("/") if "://" in path else os.path.abspath(path)

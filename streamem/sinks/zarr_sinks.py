@@ -14,7 +14,7 @@ from streamem.errors import InputError, SourceError
 from streamem.sinks.placing import hidden_name, place, refuse_existing, remove
 from streamem.sinks.sink import Sink, write_error
 
-__all__ = ["open_given_array", "open_zarr"]
+__all__ = ["ZarrWriter", "create_array", "open_given_array", "open_zarr"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,22 +85,26 @@ def open_zarr(
     """Return a sink for a new zarr array; all its chunks get stored, so that a missing one is an error."""
     refuse_existing(path, overwrite=overwrite, directory=True)
     hidden = hidden_name(path)
-    chunks = tuple(max(1, n) for n in (min(chunk_rows, shape[0]), *shape[1:]))
     try:
-        array = zarr.create_array(
-            hidden,
-            shape=shape,
-            chunks=chunks,
-            dtype=dtype,
-            zarr_format=3,
-            config={"write_empty_chunks": True},
-        )
+        array = create_array(hidden, shape, dtype, chunk_rows)
     except OSError as error:
         remove(hidden)
         raise SourceError(
             f"{path}: cannot be created ({error}). Check the free space and permissions."
         ) from error
     return ZarrSink(path, hidden, ZarrWriter(path, array), chunk_rows, overwrite)
+
+
+def create_array(store: Any, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int) -> Any:
+    """Return a new array of results."""
+    return zarr.create_array(
+        store,
+        shape=shape,
+        chunks=tuple(max(1, n) for n in (min(chunk_rows, shape[0]), *shape[1:])),
+        dtype=dtype,
+        zarr_format=3,
+        config={"write_empty_chunks": True},
+    )
 
 
 def open_given_array(

@@ -73,7 +73,7 @@ def as_source(
     if missing not in ("raise", "keep"):
         raise InputError(f'missing: expected "raise" or "keep", got {missing!r}.')
     if isinstance(x, Source):
-        return _unchanged(x, sample_weight)
+        return _unchanged(x, sample_weight, storage_options)
     if storage_options is not None and not (is_url(x) or is_url(sample_weight)):
         raise InputError("storage_options: neither x nor sample_weight is a URL. Leave them out.")
     options = OpenOptions(missing_chunks, storage_options, memory_limit)
@@ -82,8 +82,12 @@ def as_source(
     return open_source(rows, weight, memory_limit, missing)
 
 
-def _unchanged(source: Source, sample_weight: Any) -> Source:
-    """Refuse weights for something that carries its own."""
+def _unchanged(source: Source, sample_weight: Any, storage_options: Any) -> Source:
+    """Refuse weights for something that carries its own, and options for something that is open."""
+    if storage_options is not None:
+        raise InputError(
+            f"{source.name}: storage_options were given for a source, which is open already. Leave them out."
+        )
     if sample_weight is not None:
         raise InputError(
             f"{source.name}: sample_weight was given for a source, which carries its own weights. "

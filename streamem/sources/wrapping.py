@@ -50,6 +50,16 @@ class WrappedSource:
         return getattr(self.source, "stored_bytes", None)
 
     @property
+    def stores(self) -> tuple[Any, ...]:
+        """What a worker must see."""
+        return getattr(self.source, "stores", ())
+
+    @property
+    def client(self) -> Any:
+        """The client of the cluster that holds parts of the rows, if one does."""
+        return getattr(self.source, "client", None)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes that a row takes when it is held, its weight included."""
         return self.n_features * self.dtype.itemsize + np.dtype(np.float64).itemsize

@@ -98,7 +98,7 @@ def test_processes__predict_what_threads_do(fitted, store, tmp_path):
 def test_cluster__of_other_folders_reads_the_same_store_or_none(fitted, store, tmp_path, monkeypatch):
     """A relative path means the driver's; workers elsewhere must not take a missing store for zeros."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         monkeypatch.chdir(tmp_path)

@@ -202,9 +202,9 @@ def test_directory__that_is_missing_is_named(tmp_path: Path) -> None:
         open_for("npy", tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("out", ["s3://bucket/labels.zarr", 3, np.zeros(3)])
+@pytest.mark.parametrize("out", [3, np.zeros(3)])
 def test_out__of_other_kinds_is_refused(out: Any) -> None:
-    with pytest.raises(InputError, match=r"zarr\.create_array|Give a path"):
+    with pytest.raises(InputError, match="Give a path"):
         open_sink(out, n_samples=3, trailing_shape=(), dtype="int64", block_rows=3)
 
 

@@ -1,0 +1,140 @@
+"""Results in a new zarr array behind a URL, where nothing can be renamed.
+
+Workers write chunks first. They are no array yet: what makes them one, the metadata, is put by `commit`, last
+and in one piece. So a reader finds all results or no array, whenever it looks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import zarr
+from zarr.storage import FsspecStore, MemoryStore, StorePath
+
+from streamem.errors import InputError, SourceError
+from streamem.sinks.sink import Sink
+from streamem.sinks.zarr_sinks import ZarrWriter, create_array
+
+__all__ = ["open_remote"]
+
+METADATA = "zarr.json"
+ARRAYS = (METADATA, ".zarray")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A folder of objects behind a URL."""
+
+    url: str
+    filesystem: Any = field(repr=False)
+    root: str
+
+    def do(self, what: str, action: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Call the file system, whatever its errors are called."""
+        try:
+            self.filesystem.invalidate_cache()
+            return action(*arguments, **keywords)
+        except Exception as error:
+            raise SourceError(
+                f"{self.url}: could not be {what} ({type(error).__name__}: {error}). Check that the store is "
+                "reachable, and that you may write there."
+            ) from error
+
+    def holds(self, name: str = "") -> bool:
+        """Return whether there is such an object, or anything at all."""
+        return bool(self.do("looked at", self.filesystem.exists, f"{self.root}/{name}".rstrip("/")))
+
+    def remove(self) -> None:
+        """Remove all objects, the metadata first: without it there is no array."""
+        for name in ARRAYS:
+            if self.holds(name):
+                self.do("removed", self.filesystem.rm_file, f"{self.root}/{name}")
+        if self.holds():
+            self.do("removed", self.filesystem.rm, self.root, recursive=True)
+
+
+class RemoteSink(Sink):
+    """Chunks behind a URL that are to become a zarr array."""
+
+    def __init__(
+        self, place: _Place, metadata: bytes, writer: ZarrWriter, chunk_rows: int, options: dict[str, Any]
+    ) -> None:
+        super().__init__(chunk_rows)
+        self._place, self._metadata, self._zarr, self._options = place, metadata, writer, options
+
+    def _writer(self) -> ZarrWriter:
+        return self._zarr
+
+    def _commit(self) -> Any:
+        place = self._place
+        place.do("written", place.filesystem.pipe_file, f"{place.root}/{METADATA}", self._metadata)
+        return zarr.open_array(place.url, mode="r", storage_options=self._options)
+
+    def _discard(self) -> None:
+        self._place.remove()
+
+
+def open_remote(
+    url: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunk_rows: int,
+    overwrite: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> RemoteSink:
+    """Return a sink for a new zarr array behind a URL.
+
+    Raises
+    ------
+    InputError
+        Something is there already, or the URL is none that can be written to.
+    SourceError
+        The store cannot be reached.
+    """
+    options = dict(storage_options or {})
+    place = _open(url, options)
+    _make_way(place, overwrite)
+    staged: dict[str, Any] = {}
+    create_array(MemoryStore(staged), shape, dtype, chunk_rows)
+    metadata = staged[METADATA].to_bytes()
+    store = FsspecStore.from_url(url, storage_options=options)
+    array = zarr.Array.from_dict(StorePath(store), json.loads(metadata))
+    writer = ZarrWriter(url, array.with_config({"write_empty_chunks": True}))
+    return RemoteSink(place, metadata, writer, chunk_rows, options)
+
+
+def _open(url: str, options: Mapping[str, Any]) -> _Place:
+    from fsspec.core import url_to_fs
+
+    if urlsplit(url).password is not None:  # messages and logs name the place
+        raise InputError("out: a URL must hold no password. Give it in storage_options.")
+    if url.endswith(".npy"):
+        raise InputError(f"{url}: a .npy file cannot be written piece by piece behind a URL. Use zarr.")
+    try:
+        filesystem, root = url_to_fs(url, **options)
+    except Exception as error:  # whatever the library behind the URL raises
+        raise SourceError(
+            f"{url}: cannot be opened ({type(error).__name__}: {error}). Check the URL, and that the library "
+            "for it is installed."
+        ) from error
+    return _Place(url, filesystem, root.rstrip("/"))
+
+
+def _make_way(place: _Place, overwrite: bool) -> None:
+    """Refuse what is there, or remove it."""
+    if not place.holds():
+        return
+    if not overwrite:
+        raise InputError(
+            f"{place.url}: exists already. Pass overwrite=True to replace it, or choose another name."
+        )
+    if not any(map(place.holds, ARRAYS)):
+        raise InputError(
+            f"{place.url}: is not a zarr array, and will not be replaced by one. Choose another name."
+        )
+    place.remove()
