@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,8 @@ def cluster_process(n_workers: int, threads: int = 1) -> Iterator[tuple[ClusterP
 
 
 def kill(client: Any, count: int = 1) -> int:
-    """Kill some workers as the system would; return how many there were.
-
-    Workers whose nannies still wait for them to start are spared: a nanny never starts such a one again.
-    """
-    answers = client.run(_settled_pid, nanny=True, on_error="return").values()
+    """Kill some workers as the system would; return how many there were."""
+    answers = client.run(os.getpid, on_error="return").values()
     pids = [pid for pid in answers if isinstance(pid, int)][:count]
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -74,27 +72,59 @@ def kill(client: Any, count: int = 1) -> int:
     return len(pids)
 
 
-def _settled_pid(dask_worker: Any) -> int | None:
-    """Return the process that a nanny minds, once that is up."""
-    process = dask_worker.process
-    return process.pid if process is not None and process.status.name == "running" else None
+class Workers:
+    """Worker processes that are started again whenever they end, as an orchestrator would.
+
+    Dask's nannies do not: they give up a process that ends before it has reported.
+    """
+
+    def __init__(self, address: str, threads: int) -> None:
+        options = ["--no-nanny", "--no-dashboard", "--memory-limit", "0", "--nthreads", str(threads)]
+        self._command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *options]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._wanted, self._changed = 0, threading.Condition()
+        threading.Thread(target=self._mind, daemon=True).start()
+
+    def scale(self, n_workers: int) -> None:
+        """Have so many from now on."""
+        with self._changed:
+            self._wanted = n_workers
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End them all."""
+        with self._changed:
+            self._wanted = 0
+            for process in self._processes:
+                process.kill()
+
+    def _mind(self) -> None:
+        with self._changed:
+            while True:
+                self._processes = [process for process in self._processes if process.poll() is None]
+                for process in self._processes[self._wanted :]:
+                    process.terminate()
+                while len(self._processes) < self._wanted:
+                    self._processes.append(subprocess.Popen(self._command))
+                self._changed.wait(0.1)
 
 
 def main(n_workers: int, processes: bool, threads: int) -> None:
     """Run a cluster until standard input ends; a line there is a new number of workers."""
     from distributed import LocalCluster
 
-    cluster = LocalCluster(
-        n_workers=n_workers,
+    with LocalCluster(
+        n_workers=0 if processes else n_workers,
         threads_per_worker=threads,
-        processes=processes,
+        processes=False,
         protocol="tcp://",
         dashboard_address=":0",
-    )
-    print(cluster.scheduler_address, flush=True)
-    for line in sys.stdin:
-        cluster.scale(int(line))
-    cluster.close(timeout=10)
+    ) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        with contextlib.closing(Workers(cluster.scheduler_address, threads)) as workers:
+            workers.scale(n_workers if processes else 0)
+            for line in sys.stdin:
+                workers.scale(int(line))
 
 
 if __name__ == "__main__":

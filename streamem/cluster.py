@@ -35,6 +35,7 @@ __all__ = [
     "inside_task",
     "thread_count",
     "travelling",
+    "versions",
 ]
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ def check_workers(client: Any, source: Source) -> None:
     _Patience(client).await_workers()
     found = _ask(client, lambda: client.run(_version_probe(), on_error="return"))
     found = {worker: answer for worker, answer in found.items() if not isinstance(answer, BaseException)}
-    _require_versions(found, _version_probe()())
+    _require_versions(found, versions())
     for store in getattr(source, "stores", ()):
         answers = _ask(client, functools.partial(client.run, _look, store, on_error="return"))
         for worker, problem in answers.items():
@@ -128,7 +129,7 @@ def check_workers(client: Any, source: Source) -> None:
 def _version_probe() -> Callable[[], tuple[str, str]]:
     """Return a function that travels by value: where it runs, there may be no streamem."""
 
-    def versions() -> tuple[str, str]:
+    def probe() -> tuple[str, str]:
         import platform
 
         try:
@@ -137,22 +138,28 @@ def _version_probe() -> Callable[[], tuple[str, str]]:
             return f"none ({type(error).__name__}: {error})", platform.python_version()
         return __version__, platform.python_version()
 
-    return versions
+    return probe
 
 
-def _require_versions(found: Mapping[str, tuple[str, str]], here: tuple[str, str]) -> None:
-    """Refuse workers with another streamem, or another minor version of Python."""
-    minor = platform.python_version_tuple()[:2]
+def versions() -> tuple[str, str]:
+    """Return the versions of streamem and of Python that run here."""
+    from streamem import __version__
+
+    return __version__, platform.python_version()
+
+
+def _require_versions(found: Mapping[str, tuple[str, str]], ours: tuple[str, str]) -> None:
+    """Refuse workers with another streamem, or another minor version of Python, than the client."""
     other = {
         worker: f"streamem {version}, Python {python}"
         for worker, (version, python) in found.items()
-        if version != here[0] or tuple(python.split(".")[:2]) != minor
+        if version != ours[0] or python.split(".")[:2] != ours[1].split(".")[:2]
     }
     if other:
         worker, has = next(iter(other.items()))
         more = f" (and {len(other) - 1:,} more workers)" if len(other) > 1 else ""
         raise ClusterError(
-            f"Worker {worker}{more}: it has {has}; the client has streamem {here[0]}, Python {here[1]}. "
+            f"Worker {worker}{more}: it has {has}; the client has streamem {ours[0]}, Python {ours[1]}. "
             "Install the same versions everywhere, or use one image for client, scheduler and workers."
         )
 
@@ -358,14 +365,29 @@ def _ask(client: Any, question: Callable[[], T], timeout: float | None = None) -
     return value  # type: ignore[return-value]
 
 
+def _this_worker() -> str:
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return platform.node()
+
+
 def _address(client: Any) -> str:
     scheduler = getattr(client, "scheduler", None)
     return f"Scheduler {getattr(scheduler, 'address', '(gone)')}"
 
 
-def travelling(task: Callable[..., T], *arguments: Any) -> T:
-    """Run a task whose failure must reach another process: what cannot be pickled is left behind."""
+def travelling(task: Callable[..., T], sender: tuple[str, str], *arguments: Any) -> T:
+    """Run a task that came from another process, of the same versions; its failure must reach that.
+
+    Workers that join in the middle of a fit were not there to be asked for their versions: their first task
+    refuses to run. Of an exception, what cannot be pickled is left behind.
+    """
     try:
+        if versions() != sender:
+            _require_versions({_this_worker(): versions()}, sender)
         return task(*arguments)
     except Exception as error:
         failure = error

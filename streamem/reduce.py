@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import dask
 import numpy as np
 
-from streamem.cluster import travelling
+from streamem.cluster import travelling, versions
 from streamem.errors import SourceError
 from streamem.protocols import Block, Buffer, EStep, Pass, Rows, Source, Stats
 from streamem.retries import persistently
@@ -145,7 +145,7 @@ class _Work:
     def delayed(self, function: Callable[..., Any]) -> Any:
         """Return what makes tasks of a function."""
         if not self._scheduler.in_process:
-            function = functools.partial(travelling, function)
+            function = functools.partial(travelling, function, versions())
         return dask.delayed(function, pure=False, traverse=False)
 
     def _inputs(self, blocks: Sequence[Block]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "CPU_COUNT",
     "LOCAL_SCHEDULERS",
     "Scheduler",
+    "check_scheduler",
     "open_scheduler",
     "threads_within",
 ]
@@ -116,6 +117,8 @@ def open_scheduler(
     ClusterError, SourceError
         If the cluster does not answer, or a worker cannot do the work: see `streamem.cluster`.
     """
+    if scheduler is not None:
+        check_scheduler(scheduler)
     if memory_limit is not None and source.block_bytes > memory_limit:
         raise MemoryLimitError(
             f"{source.name}: reading its largest block takes {source.block_bytes:,} bytes, but memory_limit "
@@ -132,11 +135,7 @@ def open_scheduler(
             cluster.check_workers(client, source)
             yield Scheduler("distributed", max(1, cluster.thread_count(client)), client=client)
             return
-        if scheduler not in LOCAL_SCHEDULERS:
-            raise InputError(
-                f"scheduler: expected one of {', '.join(LOCAL_SCHEDULERS)}, or an address such as "
-                f"'tcp://host:8786', got {scheduler!r}. Pass one of these, or client=."
-            )
+        assert scheduler is not None
         workers = int(dask.config.get("num_workers", None) or CPU_COUNT)
         workers = threads_within(memory_limit, workers, source.block_bytes)
         if scheduler == "synchronous":
@@ -144,6 +143,15 @@ def open_scheduler(
         pool = stack.enter_context(_ProcessPool(workers)) if scheduler == "processes" else None
         with _blas_threads(1):
             yield Scheduler(scheduler, workers, pool=pool)
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Refuse what is neither the name of a local scheduler nor like an address."""
+    if scheduler not in LOCAL_SCHEDULERS and "://" not in str(scheduler):
+        raise InputError(
+            f"scheduler: expected one of {', '.join(LOCAL_SCHEDULERS)}, or an address such as "
+            f"'tcp://host:8786', got {scheduler!r}. Pass one of these, or client=."
+        )
 
 
 def threads_within(memory_limit: int | None, n_threads: int, block_bytes: int) -> int:

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -509,6 +510,140 @@ def test_worker__that_does_not_see_the_path_is_named_before_the_first_pass(clien
     with pytest.raises(sem.SourceError, match=r"Worker tcp://.*does not see it at .* same on every worker"):
         fit(source, client=client, callbacks=[passes.append])
     assert passes == []
+
+
+def test_worker__of_another_version_that_comes_later_refuses_its_tasks(client, store):
+    client.wait_for_workers(2, timeout=120)
+    one = list(client.nthreads())[:1]
+
+    def older():
+        import streamem
+
+        streamem.__version__ = "0.0.1"
+
+    def back():
+        import importlib
+
+        import streamem
+
+        importlib.reload(streamem)
+
+    try:
+        with pytest.raises(
+            sem.ClusterError, match=rf"Worker {one[0]}: it has streamem 0\.0\.1.*same versions"
+        ):
+            fit(store, client=client, callbacks=[on_progress(lambda: client.run(older, workers=one))])
+    finally:
+        client.run(back, workers=one)
+
+
+@pytest.mark.parametrize("kind", ["drop", "plain"])
+def test_wrapped_rows__are_checked_and_found_as_those_within(threads, tmp_path, kind):
+    """Rows with missing values left out are rows of the same store, on the same cluster."""
+    from streamem.sources.dropping import DroppingSource
+
+    wrap = DroppingSource if kind == "drop" else lambda source: source
+    np.save(tmp_path / "x.npy", X)
+    (store,) = wrap(sem.as_source(tmp_path / "x.npy")).stores
+    assert store.path == str(tmp_path / "x.npy")
+    assert wrap(sem.as_source(threads.persist(lazily(X)))).client is threads
+
+
+# --- everything that reads rows
+
+
+def table(found):
+    """What a sweep found, bit for bit."""
+    return [(row.covariance_type, row.n_components, row.bic, row.n_passes) for row in found.table]
+
+
+@pytest.fixture(scope="module")
+def gappy(tmp_path_factory):
+    """Rows with missing values, and a model of them."""
+    x = np.where(np.random.default_rng(1).random(X.shape) < 0.1, np.nan, X)
+    path = tmp_path_factory.mktemp("gappy") / "x.zarr"
+    zarr.create_array(path, shape=x.shape, chunks=(100, 3), dtype="f8")[:] = x
+    gm = sem.GaussianMixture(**SETTINGS, memory_limit="128KiB", missing="marginal")
+    return str(path), gm.fit(str(path), scheduler="synchronous")
+
+
+@pytest.mark.filterwarnings("ignore::streamem.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda path, gm, **where: gm.summarize(path, **where).sum_wxx,
+        lambda path, gm, **where: gm.score(path, **where),
+        lambda path, gm, **where: gm.impute(path, **where),
+        lambda path, gm, **where: gm.impute(path, draws=True, random_state=3, **where),
+        lambda path, gm, **where: gm.predict(path, **where),
+        lambda path, gm, **where: gm.predict_proba(path, **where),
+        lambda path, gm, **where: gm.score_samples(path, **where),
+        lambda path, gm, **where: gm.adapt(path, **where).means_,
+        lambda path, gm, **where: (
+            sem.BayesianGaussianMixture(2, random_state=0, max_iter=3).fit(X, **where).means_
+        ),
+        lambda path, gm, **where: table(
+            sem.select(
+                path, (1, 2, 3), ("full", "diag"), missing="marginal", random_state=0, max_iter=4, **where
+            )
+        ),
+    ],
+    ids=[
+        *("summarize", "score", "impute", "draws", "predict", "predict_proba", "score_samples"),
+        *("adapt", "bayesian", "select"),
+    ],
+)
+def test_everything__has_the_same_bits_on_a_cluster(threads, gappy, work):
+    here, there = (work(*gappy, **where) for where in ({"scheduler": "synchronous"}, {"client": threads}))
+    np.testing.assert_array_equal(np.asarray(here, dtype=object), np.asarray(there, dtype=object))
+
+
+def test_results__are_written_by_the_workers(client, store, expected, tmp_path):
+    client.wait_for_workers(2, timeout=120)
+    for name in ("labels.zarr", "labels.npy"):
+        out = expected.predict(store, out=tmp_path / name, client=client)
+        np.testing.assert_array_equal(out[:], expected.predict(X))
+    assert sorted(os.listdir(tmp_path)) == ["labels.npy", "labels.zarr"]
+
+
+def test_results__of_a_failed_pass_leave_nothing(client, store, expected, tmp_path):
+    client.wait_for_workers(2, timeout=120)
+    path = tmp_path / "bad.zarr"
+    bad = X.copy()
+    bad[2000, 1] = np.inf
+    zarr.create_array(path, shape=X.shape, chunks=(100, 3), dtype="f8")[:] = bad
+    with pytest.raises(sem.NonFiniteError, match="row 2,000"):
+        expected.predict(str(path), out=tmp_path / "labels.zarr", client=client)
+    assert os.listdir(tmp_path) == ["bad.zarr"]
+
+
+# --- going on
+
+
+@pytest.mark.filterwarnings("ignore::streamem.ConvergenceWarning")
+def test_driver__that_is_killed_goes_on_with_a_cluster_to_the_same_bits(workers, store, tmp_path):
+    local, client = workers
+    client.wait_for_workers(2, timeout=120)
+    settings = {"acceleration": "none", "tol": 0, "random_state": 0, "memory_limit": 2**17}
+    options = ["-k", "3", "--acceleration", "none", "--tol", "0", "--max-iter", "100000"]
+    place = ["--memory-limit", "128KiB", "--scheduler", local.address, "--checkpoint", str(tmp_path / "run")]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "streamem", "fit", store, *options, *place],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert next((line for line in driver.stderr if line.startswith("Pass 3")), None)
+    finally:
+        driver.kill()
+        driver.communicate()
+    done = int(max((tmp_path / "run").glob("pass-*")).name.split("-")[1])
+    gm = sem.GaussianMixture(3, max_iter=done + 3, **settings)
+    gm.fit(store, checkpoint=tmp_path / "run", resume="auto", client=client)
+    assert gm.n_iter_ == done + 3 > 5
+    assert_same(gm, sem.GaussianMixture(3, max_iter=done + 3, **settings).fit(store, scheduler="synchronous"))
 
 
 # --- no wait without an end

@@ -40,7 +40,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "selection": (BOTTOM | {"estimators", "models", "persistence"}, {"numpy"}),
     "report": (BOTTOM | {"selection"}, {"numpy", "matplotlib"}),
     "cli": (
-        BOTTOM | {"estimators", "selection", "report", "sources", "persistence"},
+        BOTTOM | {"estimators", "selection", "report", "sources", "persistence", "scheduling"},
         {"numpy", "click", "rich", "scipy", "zarr", "threadpoolctl"},
     ),
 }

@@ -35,6 +35,7 @@ __all__ = [
     "free_to_write",
     "missing_values",
     "reading",
+    "scheduled",
     "talking",
 ]
 
@@ -145,13 +146,34 @@ def for_machines(command: F) -> F:
     )(command)
 
 
-def reading(command: F) -> F:
-    """Add what every command that goes through the data has: memory limit and scheduler."""
-    command = click.option(
+class _Scheduler(click.ParamType):  # type: ignore[type-arg]
+    """Where to run, checked before anything is read or written."""
+
+    name = "scheduler"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from streamem.scheduling import check_scheduler
+
+        try:
+            check_scheduler(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+def scheduled(command: F) -> F:
+    """Add ``--scheduler``."""
+    return click.option(
         "--scheduler",
+        type=_Scheduler(),
         metavar="WHERE",
         help='"threads" (default), "synchronous", "processes", or a Dask cluster: tcp://HOST:8786.',
     )(command)
+
+
+def reading(command: F) -> F:
+    """Add what every command that goes through the data has: memory limit and scheduler."""
+    command = scheduled(command)
     return click.option("--memory-limit", type=SIZE, metavar="SIZE", help="Memory to work in, such as 1GiB.")(
         command
     )

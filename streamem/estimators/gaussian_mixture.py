@@ -289,6 +289,7 @@ class GaussianMixture(MixtureEstimator):
             max_iter=self.max_iter,
             acceleration=self.acceleration,
             memory_limit=self.memory_limit,
+            missing=self.missing,
             scheduler=scheduler,
             client=client,
             callbacks=(*self.callbacks, *callbacks),

@@ -396,5 +396,5 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
     return [
         f"{name} was {theirs.get(name, absent)!r}, now {ours.get(name, absent)!r}"
         for name in {**theirs, **ours}
-        if json.dumps(theirs.get(name, absent)) != json.dumps(ours.get(name, absent))
+        if theirs.get(name, absent) != json.loads(json.dumps(ours.get(name, absent)))
     ]

@@ -56,6 +56,25 @@ def failing(error):
     return command_that(act)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("demo", "--size", "1MB"),
+        ("fit", "none.npy", "-k", 2),
+        ("select", "none.npy", "-k", "1:2"),
+        ("predict", "none.npz", "none.npy", "-o", "labels.zarr"),
+        ("score", "none.npz", "none.npy"),
+        ("impute", "none.npz", "none.npy", "-o", "filled.zarr"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_scheduler__is_checked_before_anything_is_read_or_written(run, arguments, tmp_path):
+    result = run(*arguments, "--scheduler", "thread")
+    assert result.exit_code == 2
+    assert "expected one of threads, synchronous, processes, or an address" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("reason, code", CODES)
 def test_exit_code__is_as_documented(reason, code):
     assert exit_code(reason) == code

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from streamem.cli.commands import SIZE, Command, end, exit_code, free_to_write, talking
+from streamem.cli.commands import SIZE, Command, end, exit_code, free_to_write, scheduled, talking
 from streamem.cli.demo.result import DemoResult, document, text
 from streamem.cli.demo.settings import DemoSettings, refuse_shortage
 from streamem.cli.meter import Meter
@@ -55,6 +55,7 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--max-iter", type=_COUNT, default=100, show_default=True, metavar="N", help="Most passes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@scheduled
 @talking
 def demo(
     size: int | None,
@@ -116,7 +117,7 @@ def _fit(settings: DemoSettings, store: Path) -> Any:
             random_state=settings.seed,
             memory_limit=settings.memory_limit,
             callbacks=(hear,),
-        ).fit(str(store))
+        ).fit(str(store), scheduler=settings.scheduler)
     if estimator.result_.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
     return estimator

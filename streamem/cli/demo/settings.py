@@ -32,6 +32,8 @@ class DemoSettings:
     """Nats per row."""
     max_iter: int
     seed: int
+    scheduler: str | None
+    """Where to fit."""
     keep: bool
     """Whether the data stay."""
     quiet: bool
