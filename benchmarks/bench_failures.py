@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import random
 import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-import harness
+import kills
 import streamem
 from clusters import cluster_process, kill
 
@@ -28,28 +29,24 @@ MOST_PER_FIT = 3
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run, print a table, and write JSON where asked to."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    kills = 10 if options.tiny else options.kills
-    chance, rows = random.Random(options.seed), []
+    return kills.run(__doc__, argv, _fits, MOST_PER_FIT)
+
+
+@contextlib.contextmanager
+def _fits() -> Iterator[Any]:
+    """Yield what makes a fit whose workers are killed meanwhile."""
     with tempfile.TemporaryDirectory() as folder, cluster_process(N_WORKERS) as (_, client):
         store = _store(Path(folder) / "x.zarr")
         expected = _fit(store, scheduler="synchronous")
         calm = _seconds(lambda: _fit(store, client=client))
-        done = fits = identical = 0
-        while done < kills:
-            killer = _Killer(client, chance, min(kills - done, MOST_PER_FIT), calm)
-            seconds = _seconds(
-                functools.partial(killer.during, functools.partial(_fit, store, client=client))
-            )
+
+        def disturbed(chance: random.Random, most: int) -> kills.Row:
+            killer = _Killer(client, chance, most, calm)
+            seconds = _seconds(lambda: killer.during(lambda: _fit(store, client=client)))
             same = _same(killer.result, expected)
-            fits, identical, done = fits + 1, identical + same, done + killer.kills
-            rows.append({"fit": fits, "kills": killer.kills, "s": seconds, "calm s": calm, "same bits": same})
-    if identical < fits:
-        raise SystemExit(f"{fits - identical} of {fits} fits differ from the undisturbed one")
-    return harness.report(options, rows, kills=done, fits=fits, identical=identical)
+            return {"kills": killer.kills, "s": seconds, "calm s": calm, "same bits": same}
+
+        yield disturbed
 
 
 class _Killer:

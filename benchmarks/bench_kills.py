@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-import harness
+import kills
 import streamem
 from streamem.convergence import PassEnded, PassStarted
 
@@ -33,28 +34,24 @@ MOST_PER_FIT = 4
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run, print a table, and write JSON where asked to."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    kills = 10 if options.tiny else options.kills
-    chance, rows, calm = random.Random(options.seed), [], {}
+    return kills.run(__doc__, argv, _fits, MOST_PER_FIT)
+
+
+@contextlib.contextmanager
+def _fits() -> Iterator[Any]:
+    """Yield what makes a fit that is killed and goes on; each time one of another kind."""
+    kinds, calm = itertools.cycle(KINDS), {}
     with tempfile.TemporaryDirectory() as scratch, _nursery() as start:
         folder = Path(scratch)
         np.save(folder / "x.npy", _rows())
-        while sum(row["kills"] for row in rows) < kills:
-            kind = KINDS[len(rows) % len(KINDS)]
+
+        def disturbed(chance: random.Random, most: int) -> kills.Row:
+            kind = next(kinds)
             if kind not in calm:
                 calm[kind] = _undisturbed(start, folder, kind)
-            left = min(kills - sum(row["kills"] for row in rows), MOST_PER_FIT)
-            rows.append(_disturbed(start, folder, kind, chance, left, *calm[kind]))
-    wrong = [row for row in rows if not row["same bits"] or row["passes lost"] > row["kills"]]
-    if wrong:
-        raise SystemExit(
-            f"{len(wrong)} of {len(rows)} fits differ from the undisturbed one, or lost too much"
-        )
-    done = sum(row["kills"] for row in rows)
-    return harness.report(options, rows, kills=done, fits=len(rows), identical=len(rows) - len(wrong))
+            return _disturbed(start, folder, kind, chance, most, *calm[kind])
+
+        yield disturbed
 
 
 def _undisturbed(start: Any, folder: Path, kind: tuple[str, str]) -> tuple[bytes, float]:
@@ -76,25 +73,28 @@ def _disturbed(
     seconds: float,
 ) -> dict[str, Any]:
     """Kill a fit a few times, let it end, and compare."""
-    name, kills = f"fit-{time.monotonic_ns()}", 0
+    name, killed = f"fit-{time.monotonic_ns()}", 0
     while True:
         child = start(folder, name, *kind)
-        if kills == most:
+        if killed == most:
             assert child.wait() == 0
             break
         time.sleep(chance.uniform(0, seconds))
         child.kill()
         if child.wait() == 0:
             break
-        kills += 1
+        killed += 1
     events = (folder / f"{name}.events").read_text().split()
     begun = [event for event in events if event.startswith("began")]
+    lost = len(begun) - len(set(begun))
+    if lost > killed:
+        raise SystemExit(f"{lost} passes were lost by {killed} kills")
     return {
         "acceleration": kind[0],
         "covariance": kind[1],
-        "kills": kills,
+        "kills": killed,
         "passes": len(set(begun)),
-        "passes lost": len(begun) - len(set(begun)),
+        "passes lost": lost,
         "same bits": (folder / f"{name}.result").read_bytes() == calm,
     }
 

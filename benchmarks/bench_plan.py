@@ -1,8 +1,9 @@
 """What `streamem.plan` predicts for a pass, against passes made here: threads, and workers of a cluster.
 
-A prediction is for an idle machine; ``got`` is the share of the cores that the passes were given, in
-core-seconds over seconds, relative to the threads that could run. ``ratio`` is predicted over measured,
-``adjusted`` the same with the measured time scaled by that share.
+Workers are processes that share the cores of this machine, and the plan is told so. A prediction is for an
+idle machine; ``got`` is the share of those cores that driver and workers were given, in core-seconds over
+seconds, relative to the threads that could run. ``ratio`` is predicted over measured, ``adjusted`` the same
+with the measured time scaled by that share, ``simulated`` the adjusted ratio of the simulation's seconds.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ import numpy as np
 import harness
 import streamem as sem
 from bench_io import COLUMNS, write
+from clusters import cluster_process
+from simulation import simulate
 
 CORES = os.cpu_count() or 1
+MEMORY_LIMIT = "256MiB"
+WARMING = 2
+"""Passes: the one that samples, and the first of EM, in which workers load machine code."""
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run, print a table, and write JSON where asked to."""
     parser = harness.parser(__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("-k", type=int, default=16)
     options = parser.parse_args(argv)
     n, k = (10_000, 3) if options.tiny else (options.rows, options.k)
@@ -38,37 +44,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             with dask.config.set(num_workers=threads):
                 rows.append(_compare(store, k, options.repeats, {"n_threads": threads}))
         for workers in (1,) if options.tiny else (1, 2, 4, 8):
-            rows.append(_on_cluster(store, k, options.repeats, workers))
+            where = {"n_workers": workers, "n_threads": 1, "n_machines": 1, "n_cores": CORES}
+            with cluster_process(workers) as (_, client):
+                rows.append(_compare(store, k, options.repeats, where, client))
     return harness.report(options, rows, columns=COLUMNS, n_samples=n, n_components=k)
 
 
-def _on_cluster(store: str, k: int, repeats: int, workers: int) -> dict[str, Any]:
-    """Compare on workers of one thread each in this process, which share its cores."""
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=":0",
-            protocol="tcp://",
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        where = {"n_workers": workers, "n_threads": 1, "n_machines": 1, "n_cores": CORES}
-        return _compare(store, k, repeats, where, client=client)
-
-
 def _compare(store: str, k: int, repeats: int, where: dict[str, int], client: Any = None) -> dict[str, Any]:
-    """Return what was predicted and measured; the first pass of the fit, which warms up, does not count."""
-    prediction = sem.plan(store, k, acceleration="none", memory_limit="64MiB", **where)
-    ends: list[tuple[float, float]] = []
-
-    def note(event: Any) -> None:
-        if type(event).__name__ == "PassEnded":
-            ends.append((time.perf_counter(), time.process_time()))
-
+    """Return what was predicted and measured; the first passes of the fit, which warm up, do not count."""
+    prediction = sem.plan(store, k, acceleration="none", memory_limit=MEMORY_LIMIT, **where)
+    clock = _PassClock(client)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sem.ConvergenceWarning)
         sem.GaussianMixture(
@@ -76,15 +61,16 @@ def _compare(store: str, k: int, repeats: int, where: dict[str, int], client: An
             acceleration="none",
             init_params="random_from_data",
             tol=0.0,
-            max_iter=repeats + 1,
-            memory_limit="64MiB",
+            max_iter=repeats + WARMING,
+            memory_limit=MEMORY_LIMIT,
             random_state=0,
-            callbacks=(note,),
+            callbacks=(clock,),
         ).fit(store, client=client)
-    wall, cpu = np.diff(np.array(ends)[1:], axis=0).T
+    wall, cpu = np.diff(np.array(clock.ends)[WARMING:], axis=0).T
     seconds = statistics.median(wall)
     busy = min(CORES, where.get("n_workers", 1) * where["n_threads"])
     got = min(1.0, float(cpu.sum() / wall.sum()) / busy)
+    simulated = simulate(prediction.measured, prediction.layout) + prediction.driver_seconds
     return {
         "where": "cluster" if client is not None else "threads",
         "workers": where.get("n_workers", 1) * where["n_threads"],
@@ -93,7 +79,24 @@ def _compare(store: str, k: int, repeats: int, where: dict[str, int], client: An
         "ratio": prediction.pass_seconds / seconds,
         "got": got,
         "adjusted": prediction.pass_seconds / (seconds * got),
+        "simulated": simulated / (seconds * got),
     }
+
+
+class _PassClock:
+    """Notes when passes end, and the core-seconds of driver and workers by then."""
+
+    def __init__(self, client: Any) -> None:
+        self.ends: list[tuple[float, float]] = []
+        self._client, self._asking = client, 0.0
+
+    def __call__(self, event: Any) -> None:
+        if type(event).__name__ != "PassEnded":
+            return
+        now = time.perf_counter()
+        workers = self._client.run(time.process_time).values() if self._client else ()
+        self.ends.append((now - self._asking, time.process_time() + sum(workers)))
+        self._asking += time.perf_counter() - now
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from streamem.estimators.rows import KEPT_SHARE
 from streamem.reduce import FAN_IN, partition_size
 from streamem.scheduling import CLUSTER_PARTITIONS_PER_WORKER, PARTITIONS_PER_WORKER
 
-__all__ = ["Layout", "Measured", "Prediction", "predict"]
+__all__ = ["Layout", "Measured", "Prediction", "kept_share", "predict", "row_seconds"]
 
 THREAD_TASK_SECONDS, CLUSTER_TASK_SECONDS = 2e-4, 2.5e-3
 BLOCK_OBJECT_BYTES = 200  # what the driver holds of a block: where it begins and ends
@@ -224,7 +224,7 @@ def predict(measured: Measured, layout: Layout) -> Prediction:
     n_tasks = -(-m.n_blocks // size)
     depth, merges = _tree_tasks(n_tasks)
     candidates = m.n_candidates
-    reading = 1.0 - _kept_share(m, where)
+    reading = 1.0 - kept_share(m, where)
     per_merge = m.merge_seconds * candidates
     rows, limit = _rows_seconds(m, where, n_tasks, reading, m.compute_seconds * candidates, per_merge)
     first, _ = _rows_seconds(m, where, n_tasks, 1.0, m.sampling_seconds, 0.0)
@@ -288,7 +288,7 @@ def _tree_tasks(n_tasks: int) -> tuple[int, int]:
     return depth, merges
 
 
-def _kept_share(m: Measured, where: Layout) -> float:
+def kept_share(m: Measured, where: Layout) -> float:
     """Return the share of the rows that stays decoded between passes."""
     if where.distributed or not m.keeps or m.memory_limit is None:
         return 0.0
@@ -299,23 +299,30 @@ def _rows_seconds(
     m: Measured, where: Layout, n_tasks: int, reading: float, compute: float, per_merge: float
 ) -> tuple[float, str]:
     """Return the time that the rows take in one pass, and what bounds it."""
-    lanes = where.n_workers * where.n_threads
+    lanes, machines = where.n_workers * where.n_threads, min(where.n_machines, n_tasks)
     rounds, rest = divmod(n_tasks, lanes)
     compute += per_merge / m.block_rows
-
-    def row_seconds(busy: float) -> tuple[float, str]:
-        alone = (reading * m.read_seconds + compute) * _slowdown(m, where, busy)
-        core_seconds = (reading * m.read_cpu_seconds + compute) * _slowdown(m, where, busy)
-        stored = reading * m.stored_row_bytes
-        return max(
-            (alone, "threads"),
-            (core_seconds * busy / where.n_cores, "cores"),
-            (stored * busy * min(where.n_machines, n_tasks) / where.bandwidth, "bandwidth"),
-        )
-
-    full, limit = row_seconds(lanes / where.n_machines)
-    last, limit_of_last = row_seconds(math.ceil(rest / where.n_machines)) if rest else (0.0, limit)
+    full, limit = row_seconds(m, where, lanes / where.n_machines, machines, reading, compute)
+    last, limit_of_last = 0.0, limit
+    if rest:
+        busy = math.ceil(rest / where.n_machines)
+        last, limit_of_last = row_seconds(m, where, busy, machines, reading, compute)
     return m.n_samples / n_tasks * (rounds * full + last), limit if rounds else limit_of_last
+
+
+def row_seconds(
+    m: Measured, where: Layout, busy: float, n_machines: int, reading: float, compute: float
+) -> tuple[float, str]:
+    """Return what a row takes a thread, one of ``busy`` on each of so many machines, and what bounds it.
+
+    ``reading`` is the share of the rows that are read, ``compute`` the seconds of their E-step, alone.
+    """
+    slowdown = _slowdown(m, where, busy)
+    return max(
+        ((reading * m.read_seconds + compute) * slowdown, "threads"),
+        ((reading * m.read_cpu_seconds + compute) * slowdown * busy / where.n_cores, "cores"),
+        (reading * m.stored_row_bytes * busy * n_machines / where.bandwidth, "bandwidth"),
+    )
 
 
 def _slowdown(m: Measured, where: Layout, busy: float) -> float:

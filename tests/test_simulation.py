@@ -1,0 +1,59 @@
+"""The equations of a pass agree with a simulation of it, which nobody times."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.simulation import simulate
+from streamem.estimators.planning import Layout, predict
+
+from .estimators.test_planning import MEASURED
+
+SHARED = [Layout(workers, 1, 1, 2, True) for workers in (1, 2, 4, 8)]
+SPREAD = [Layout(workers, 4, workers, 4, True) for workers in (1, 2, 4, 8, 40)]
+THREADS = [Layout(1, threads, 1, 4, False) for threads in (1, 2, 4)]
+
+
+def equations(measured, layout):
+    """The same seconds by the equations."""
+    prediction = predict(measured, layout)
+    return prediction.rows_seconds + prediction.overhead_seconds + prediction.merge_seconds
+
+
+@pytest.mark.parametrize("n_samples", [10**6, 10**8, 10**9])
+@pytest.mark.parametrize("layout", [*SHARED, *SPREAD, *THREADS], ids=repr)
+def test_equations__are_near_the_simulation_and_not_below_it(layout, n_samples):
+    """They add up what may overlap, and wait for no message: more where there are many tasks."""
+    measured = MEASURED.of(n_samples)
+    seconds = simulate(measured, layout)
+    prediction = predict(measured, layout)
+    assert 0.95 * seconds < equations(measured, layout)
+    assert equations(measured, layout) < 1.1 * seconds + prediction.overhead_seconds
+
+
+@pytest.mark.parametrize("bandwidth", [1e8, 1e9])
+def test_bandwidth__binds_both(bandwidth):
+    layout = dataclasses.replace(SPREAD[3], bandwidth=bandwidth)
+    least = MEASURED.n_samples * MEASURED.stored_row_bytes / bandwidth
+    for seconds in (simulate(MEASURED, layout), equations(MEASURED, layout)):
+        assert seconds > 0.99 * least
+    assert simulate(MEASURED, layout) > 2 * simulate(MEASURED, SPREAD[3]) or bandwidth > 1e8
+
+
+def test_cores__that_are_shared_make_more_lanes_no_faster():
+    """Eight workers on two cores take as long as two, and four machines a quarter of one."""
+    two, eight = (simulate(MEASURED, layout) for layout in (SHARED[1], SHARED[3]))
+    assert eight == pytest.approx(two, rel=0.1)
+    one, four = (simulate(MEASURED, layout) for layout in (SPREAD[0], SPREAD[2]))
+    assert four == pytest.approx(one / 4, rel=0.1)
+
+
+def test_tree__and_messages_cost_what_they_say():
+    """A pass without work is its messages, one after the other, and its merges."""
+    idle = dataclasses.replace(
+        MEASURED, compute_seconds=0.0, read_seconds=1e-15, read_cpu_seconds=0.0, merge_seconds=0.0
+    )
+    idle = dataclasses.replace(idle, statistics_bytes=0, contention=0.0)
+    layout = Layout(8, 4, 8, 4, True)
+    prediction = predict(idle, layout)
+    assert simulate(idle, layout) == pytest.approx(prediction.overhead_seconds, rel=0.15)
