@@ -38,7 +38,7 @@ def _fits() -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as folder, cluster_process(N_WORKERS) as (_, client):
         store = _store(Path(folder) / "x.zarr")
         expected = _fit(store, scheduler="synchronous")
-        calm = _seconds(lambda: _fit(store, client=client))
+        calm = min(_seconds(lambda: _fit(store, client=client)) for _ in range(2))  # the first one compiles
 
         def disturbed(chance: random.Random, most: int) -> kills.Row:
             killer = _Killer(client, chance, most, calm)

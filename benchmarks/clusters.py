@@ -19,7 +19,7 @@ class ClusterProcess:
     """A scheduler, and worker processes that are started again when they die."""
 
     def __init__(self, n_workers: int, processes: bool = True, threads: int = 1) -> None:
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(n_workers), str(int(processes)), str(threads)],
             stdin=subprocess.PIPE,
