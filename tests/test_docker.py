@@ -97,3 +97,54 @@ def test_compose__fits_by_a_configuration_that_exists_and_fits_to_it():
     assert settings["scheduler"] == "tcp://scheduler:8786"
     assert settings["data"].startswith("/data/") and settings["output"].startswith("/results/")
     assert "8786" in COMPOSE["services"]["scheduler"]["command"]
+
+
+def composed(**environment):
+    """The composition as it is with these variables."""
+
+    def value(match):
+        name, default = match[1], match[2]
+        assert default is not None, f"{name} has no default"
+        return environment.get(name, default)
+
+    text = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, (ROOT / "docker" / "compose.yaml").read_text())
+    assert "${" not in text
+    return yaml.safe_load(text)["services"]
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORKERS": "5", "THREADS": "8", "MEMORY": "32GiB"}])
+def test_compose__has_commands_that_the_programs_understand(environment, monkeypatch):
+    from distributed.cli.dask_scheduler import main as scheduler
+    from distributed.cli.dask_worker import main as worker
+
+    from streamem.cli import main as streamem
+
+    monkeypatch.chdir(ROOT)
+    services = composed(**environment)
+    assert services["worker"]["deploy"]["replicas"] == int(environment.get("WORKERS", 2))
+    for name, command in (("scheduler", scheduler), ("worker", worker)):
+        program, role, *arguments = services[name]["command"]
+        assert (program, role) == ("dask", name)
+        given = command.make_context(name, list(arguments)).params  # refuses what it does not know
+        if name == "worker":
+            assert given["nthreads"] == int(environment.get("THREADS", 2))
+            assert given["scheduler"] == "tcp://scheduler:8786"
+            assert given["memory_limit"] == environment.get("MEMORY", "auto")
+    program, role, *arguments = services["fit"]["command"]
+    arguments = [word.removeprefix("/") if word.startswith("/configs") else word for word in arguments]
+    fit = streamem.get_command(None, role).make_context(role, arguments).params
+    assert program == "streamem" and fit["scheduler"] == "tcp://scheduler:8786"
+
+
+def test_compose__refers_to_what_is_there():
+    services = composed()
+    for service in services.values():
+        assert set(service.get("depends_on", {})) <= set(services)
+        assert (ROOT / "docker" / service["build"]["context"]).resolve() == ROOT
+        assert (ROOT / service["build"]["dockerfile"]).is_file()
+        for volume in service["volumes"]:
+            source, target, *mode = volume.split(":")
+            assert source.startswith(("./", "../", "/")) and target.startswith("/") and mode in ([], ["ro"])
+        for port in service.get("ports", ()):
+            host, outer, inner = port.split(":")
+            assert host == "127.0.0.1" and f":{inner}" in service["command"], outer
