@@ -122,6 +122,11 @@ def test_fit__that_is_done_is_returned_without_a_pass(tmp_path):
     assert watch == []
 
 
+def test_settings__that_are_equal_numbers_are_the_same(tmp_path):
+    gaussian(tol=0.0, max_iter=3).fit(X, checkpoint=tmp_path)
+    assert gaussian(tol=0, max_iter=4).fit(X, checkpoint=tmp_path, resume=True).n_iter_ == 4
+
+
 def test_max_iter__can_be_raised_but_not_below_what_is_done(tmp_path):
     gaussian(max_iter=4).fit(X, checkpoint=tmp_path)
     assert_same(gaussian().fit(X, checkpoint=tmp_path, resume=True), gaussian().fit(X))
