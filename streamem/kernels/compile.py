@@ -22,7 +22,9 @@ from numba.core import event
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-__all__ = ["OPTIONS", "cache_directory", "kernel", "unwritable"]
+from streamem.kernels.pieces import PieceCompiler
+
+__all__ = ["INLINED", "cache_directory", "kernel", "unwritable"]
 
 logger = logging.getLogger("streamem")
 
@@ -35,13 +37,25 @@ OPTIONS: dict[str, Any] = {
 """How numba is to compile. Infinities and NaN keep their meaning: dead components and overflow rely on it."""
 
 
+INLINED: dict[str, Any] = {
+    **OPTIONS,
+    "forceinline": True,
+    "no_cfunc_wrapper": True,
+    "no_cpython_wrapper": True,
+    "pipeline_class": PieceCompiler,
+}
+"""How numba is to compile a piece of other kernels."""
+
+
 @overload
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]: ...
 @overload
-def kernel(*, inline: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+def kernel(
+    *, inline: bool = ..., allocates: bool = ...
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
-def kernel(function: Any = None, *, inline: bool = False) -> Any:
+def kernel(function: Any = None, *, inline: bool = False, allocates: bool = False) -> Any:
     """Compile a function on its first call, without the GIL, and keep the machine code on disk.
 
     Parameters
@@ -50,6 +64,8 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
         Plain loops over arrays.
     inline
         For a piece of other kernels: always inlined, never kept on its own.
+    allocates
+        Whether the function makes arrays. Others do without counting references, which halves their code.
 
     Notes
     -----
@@ -58,15 +74,16 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
     than a process that loads the machine code. They can round differently.
     """
     if function is None:
-        return partial(kernel, inline=inline)
+        return partial(kernel, inline=inline, allocates=allocates)
     if inline:
-        return register_jitable(forceinline=True, no_cfunc_wrapper=True, **OPTIONS)(function)
+        return register_jitable(**INLINED)(function)
+    options = {"_nrt": allocates, **OPTIONS}
     directory = cache_directory()
     with _numba_cache_in(directory):
         try:
-            dispatcher = numba.njit(cache=directory is not None, **OPTIONS)(function)
+            dispatcher = numba.njit(cache=directory is not None, **options)(function)
         except RuntimeError:  # no file to compare with: numba has nowhere to keep it
-            dispatcher = numba.njit(**OPTIONS)(function)
+            dispatcher = numba.njit(**options)(function)
     _entries.add(dispatcher)
     return dispatcher
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from streamem.kernels.compile import OPTIONS, kernel
+from streamem.kernels.compile import INLINED, kernel
 from streamem.kernels.products import STRIP_BYTES
 from streamem.kernels.simd import (
     exp,
@@ -139,7 +139,7 @@ def implements(generic: Any, family: type) -> Any:
     """Declare what `log_joint` or `add_moments` does for one NamedTuple of components."""
 
     def register(implementation: Any) -> Any:
-        @overload(generic, jit_options={"forceinline": True, "no_cfunc_wrapper": True, **OPTIONS})
+        @overload(generic, jit_options=INLINED)
         def choose(components, tile, n_strips):  # type: ignore[no-untyped-def]
             return implementation if getattr(components, "instance_class", None) is family else None
 
