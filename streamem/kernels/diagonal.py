@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import DiagGaussian, SphericalGaussian
+from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.simd import add_sums, load, multiply_add, splat, store, where_positive, zero
 from streamem.kernels.tiles import (
     add_moments,
-    aligned_zeros,
     implements,
     log_joint,
     notable_log_joint,
     padded,
-    padded_to,
 )
 
 __all__ = [
@@ -51,16 +50,24 @@ def tile_units(family: DiagGaussian | SphericalGaussian) -> NDArray[np.float64]:
 
 
 def diagonal_components(family: DiagGaussian | SphericalGaussian, dtype: Any) -> DiagonalComponents:
-    """Prepare components for tiles of a dtype."""
-    k, d = family.means.shape
-    p = padded(d)
-    spherical = isinstance(family, SphericalGaussian)
+    """Prepare components for tiles of a dtype. The thread's next may be in the same memory."""
     units = tile_units(family)
+    k, d = family.means.shape
+    components = _memory(k, padded(d), np.dtype(dtype), isinstance(family, SphericalGaussian))
+    enter(family.means * units, components.means)
+    enter(_by_feature(family) / units, components.whitening)
+    components.log_const[:] = family.log_const
+    components.sums.fill(0.0)
+    return components
+
+
+@kept_by_thread
+def _memory(k: int, p: int, dtype: np.dtype[Any], spherical: bool) -> DiagonalComponents:
     return DiagonalComponents(
-        means=padded_to(family.means * units, (k, p), dtype),
-        whitening=padded_to(_by_feature(family) / units, (k, p), dtype),
+        means=np.empty((k, p), dtype),
+        whitening=np.empty((k, p), dtype),
         spherical=spherical,
-        log_const=family.log_const.copy(),
+        log_const=np.empty(k),
         sums=aligned_zeros((k, p // 4, 8), np.float64),
     )
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import FullGaussian
+from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
 from streamem.kernels.simd import (
     add_sums,
@@ -22,13 +23,11 @@ from streamem.kernels.simd import (
 )
 from streamem.kernels.tiles import (
     add_moments,
-    aligned_zeros,
     implements,
     likeliest,
     log_joint,
     notable_log_joint,
     padded,
-    padded_to,
     rows_per_strip,
 )
 
@@ -75,15 +74,29 @@ class FullComponents(NamedTuple):
 
 
 def full_components(family: FullGaussian, n_rows: int, dtype: Any, every: bool = False) -> FullComponents:
-    """Prepare components for tiles of n_rows rows; with `every`, nothing is ever left out."""
+    """Prepare components for tiles of n_rows rows; with `every`, nothing is ever left out.
+
+    The thread's next may be in the same memory.
+    """
     k, d = family.means.shape
-    p = padded(d)
-    kept = k if k * p * n_rows * np.dtype(dtype).itemsize <= KEPT_BYTES else 1
+    kept = k if k * padded(d) * n_rows * np.dtype(dtype).itemsize <= KEPT_BYTES else 1
+    components = _memory(k, padded(d), n_rows, np.dtype(dtype), kept)
+    enter(family.means, components.means)
+    enter(family.whitening, components.whitening)
+    components.log_const[:] = family.log_const
+    components.patience[:] = np.iinfo(np.int64).max if every else 0, 1, 0
+    components.sum_wy.fill(0.0)
+    components.sum_wyy.fill(0.0)
+    return components
+
+
+@kept_by_thread
+def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any], kept: int) -> FullComponents:
     return FullComponents(
-        means=padded_to(family.means, (k, p), dtype),
-        whitening=padded_to(family.whitening, (k, p, p), dtype),
-        log_const=family.log_const.copy(),
-        difference=aligned_zeros(p * STRIP_BYTES // np.dtype(dtype).itemsize, dtype),
+        means=np.empty((k, p), dtype),
+        whitening=np.empty((k, p, p), dtype),
+        log_const=np.empty(k),
+        difference=aligned_zeros(p * STRIP_BYTES // dtype.itemsize, dtype),
         y=aligned_zeros((kept, p * n_rows), dtype),
         z=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
@@ -91,7 +104,7 @@ def full_components(family: FullGaussian, n_rows: int, dtype: Any, every: bool =
         chosen=np.zeros((k, n_rows), np.int64),
         chosen_resp=aligned_zeros(n_rows, dtype),
         guess=np.zeros(n_rows, np.int64),
-        patience=np.array([np.iinfo(np.int64).max if every else 0, 1, 0]),
+        patience=np.zeros(3, np.int64),
         sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((k, gram_blocks(p), 8), np.float64),
     )

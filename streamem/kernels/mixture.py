@@ -98,7 +98,7 @@ def statistics(
         tile,
         components,
     )
-    return MixtureSums(log_likelihood, entropy, tile.sum_w, *_sums(family, components))
+    return MixtureSums(log_likelihood, entropy, tile.sum_w.copy(), *_sums(family, components))
 
 
 def score_samples(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> Float64Array:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel, unwritable
 from streamem.kernels.full import unpaired, weigh
+from streamem.kernels.memory import aligned_zeros
 from streamem.kernels.products import add_gram, gram_blocks, gram_matrix
-from streamem.kernels.tiles import aligned_zeros, fill, make_tile, padded, rows_per_strip
+from streamem.kernels.tiles import fill, make_tile, padded, rows_per_strip
 
 __all__ = ["Moments", "moments"]
 

@@ -7,6 +7,8 @@ it is zero.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -138,10 +140,14 @@ def gram_blocks(n_features: int) -> int:
 
 def gram_matrix(blocks: NDArray[np.float64], n_features: int) -> NDArray[np.float64]:
     """Return the symmetric (..., n_features, n_features) matrices of (..., gram_blocks, 8) sums."""
-    padded = -(-n_features // 4) * 4
-    tiles = blocks.reshape(*blocks.shape[:-2], -1, 4, 4)
-    matrix = np.zeros((*blocks.shape[:-2], padded, padded))
-    for number, (i, j) in enumerate(zip(*np.tril_indices(padded // 4), strict=True)):
-        matrix[..., 4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = tiles[..., number, :, :]
-    matrix = matrix[..., :n_features, :n_features]
-    return np.ascontiguousarray(np.tril(matrix) + np.swapaxes(np.tril(matrix, -1), -1, -2))
+    flat = blocks.reshape(*blocks.shape[:-2], -1)
+    return np.take(flat, _places_in_blocks(n_features), axis=-1)
+
+
+@lru_cache(maxsize=8)
+def _places_in_blocks(n_features: int) -> NDArray[np.intp]:
+    """Return (n_features, n_features) where `add_gram` has the entries of a symmetric matrix."""
+    i, j = np.indices((n_features, n_features))
+    row, column = np.maximum(i, j), np.minimum(i, j)
+    block = row // 4 * (row // 4 + 1) // 2 + column // 4
+    return np.asarray(16 * block + row % 4 * 4 + column % 4)

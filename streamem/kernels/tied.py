@@ -20,6 +20,7 @@ from streamem.kernels.compile import kernel
 from streamem.kernels.diagonal import log_joint_of_distances
 from streamem.kernels.full import unpaired, weigh
 from streamem.kernels.gaussian import TiedGaussian
+from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import add_gram, gram_blocks, gram_matrix, whiten_strip
 from streamem.kernels.simd import (
     add_sums,
@@ -33,12 +34,10 @@ from streamem.kernels.simd import (
 )
 from streamem.kernels.tiles import (
     add_moments,
-    aligned_zeros,
     implements,
     log_joint,
     notable_log_joint,
     padded,
-    padded_to,
 )
 
 __all__ = ["TiedComponents", "tied_components", "tied_sums"]
@@ -74,15 +73,26 @@ class TiedComponents(NamedTuple):
 
 
 def tied_components(family: TiedGaussian, n_rows: int, dtype: Any) -> TiedComponents:
-    """Prepare components for tiles of n_rows rows."""
+    """Prepare components for tiles of n_rows rows. The thread's next may be in the same memory."""
     k, d = family.means.shape
+    components = _memory(k, d, n_rows, np.dtype(dtype))
+    enter(family.means @ family.whitening.T, components.means)
+    enter(family.whitening, components.whitening)
+    components.log_const[:] = family.log_const
+    for sums in (components.sum_wy, components.sum_wyy, components.sum_wrr):
+        sums.fill(0.0)
+    return components
+
+
+@kept_by_thread
+def _memory(k: int, d: int, n_rows: int, dtype: np.dtype[Any]) -> TiedComponents:
     p = padded(d)
     pooled = k <= d * d
     q = padded(k) if pooled else 0
     return TiedComponents(
-        means=padded_to(family.means @ family.whitening.T, (k, p), dtype),
-        whitening=padded_to(family.whitening, (p, p), dtype),
-        log_const=family.log_const.copy(),
+        means=np.empty((k, p), dtype),
+        whitening=np.empty((p, p), dtype),
+        log_const=np.empty(k),
         unit=np.ones(k, dtype),
         pooled=pooled,
         z=aligned_zeros(p * n_rows, dtype),

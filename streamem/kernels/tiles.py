@@ -15,6 +15,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import INLINED, kernel
+from streamem.kernels.memory import aligned_zeros, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES
 from streamem.kernels.simd import (
     exp,
@@ -33,7 +34,6 @@ from streamem.kernels.simd import (
 __all__ = [
     "Tile",
     "add_moments",
-    "aligned_zeros",
     "fill",
     "given_posterior",
     "implements",
@@ -43,7 +43,6 @@ __all__ = [
     "make_tile",
     "notable_log_joint",
     "padded",
-    "padded_to",
     "posterior",
     "rows_per_strip",
 ]
@@ -79,44 +78,39 @@ def padded(n_features: int) -> int:
     return -(-n_features // 4) * 4
 
 
-def padded_to(array: NDArray[np.float64], shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return a copy in a dtype, with zeros up to a shape: one that kernels may take for writeable."""
-    out = np.zeros(shape, dtype)
-    out[tuple(slice(n) for n in array.shape)] = array
-    return out
-
-
 @kernel(inline=True)
 def rows_per_strip(array):  # type: ignore[no-untyped-def]
     """Return how many rows of the array's dtype lie side by side."""
     return STRIP_BYTES // array.itemsize
 
 
-def aligned_zeros(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return zeros that start at a cache line, so that no vector straddles two."""
-    size = int(np.prod(shape))
-    itemsize = np.dtype(dtype).itemsize
-    memory = np.zeros(size + 64 // itemsize, dtype)
-    start = (-memory.ctypes.data % 64) // itemsize
-    return memory[start : start + size].reshape(shape)
-
-
 def make_tile(
     center: NDArray[np.float64], unit: NDArray[np.float64], n_components: int, n_rows: int, dtype: Any
 ) -> Tile:
-    """Allocate a tile for n_rows rows, a multiple of what two strips hold."""
-    d = padded(len(center))
+    """Return a tile for n_rows rows, a multiple of what two strips hold.
+
+    The thread's next may be in the same memory.
+    """
+    tile = _tile_memory(len(center), n_components, n_rows, np.dtype(dtype))
+    tile.center[:] = center
+    tile.unit[:] = unit
+    tile.sum_w.fill(0.0)
+    return tile
+
+
+@kept_by_thread
+def _tile_memory(n_features: int, n_components: int, n_rows: int, dtype: np.dtype[Any]) -> Tile:
     return Tile(
-        center=np.array(center, np.float64),  # copies: what cannot be written to is another type to numba
-        unit=np.array(unit),
-        x=aligned_zeros(n_rows * d, dtype),
+        center=np.empty(n_features),
+        unit=np.empty(n_features),
+        x=aligned_zeros(n_rows * padded(n_features), dtype),
         weight=aligned_zeros(n_rows, np.float64),
         row=aligned_zeros(n_rows, np.int64),
         resp=aligned_zeros((n_components, n_rows), dtype),
         density=aligned_zeros(n_rows, dtype),
         entropy=aligned_zeros(n_rows, dtype),
         scale=aligned_zeros(n_rows, dtype),
-        sum_w=np.zeros(n_components),
+        sum_w=np.empty(n_components),
     )
 
 

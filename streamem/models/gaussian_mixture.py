@@ -229,8 +229,10 @@ class GaussianMixtureModel:
             )
         if self.precision != "auto":
             return np.float32 if self.precision == "float32" else np.float64
+        if rows.x.dtype != np.float32:
+            return np.float64
         amplified = params.shape.amplification(params.cholesky, params.whitening)
-        return np.float32 if rows.x.dtype == np.float32 and amplified < MOST_AMPLIFIED else np.float64
+        return np.float32 if amplified < MOST_AMPLIFIED else np.float64
 
     def _statistics(
         self, params: GaussianMixtureParams, rows: Rows, resp: Array | None
