@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 from streamem.errors import DegenerateComponentError
 from streamem.kernels.gaussian import DiagGaussian, FullGaussian, SphericalGaussian, TiedGaussian
@@ -149,7 +149,10 @@ def _factor(matrix: Array) -> Array:
 
 
 def _inverse(lower: Array) -> Array:
-    return np.asarray(solve_triangular(lower, np.eye(lower.shape[-1]), lower=True, check_finite=False))
+    transposed, failed = dtrtri(lower.T)  # upper triangular, in the order of memory that LAPACK takes
+    if failed:
+        raise np.linalg.LinAlgError("singular matrix")
+    return np.asarray(transposed.T)
 
 
 def _column_floors(mean: Array, constant: NDArray[np.bool_]) -> Array:

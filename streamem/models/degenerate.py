@@ -30,12 +30,12 @@ def support(stats: GaussianMixtureStats) -> Array:
 def too_thin(params: GaussianMixtureParams) -> NDArray[np.bool_]:
     """Return (k,) whether some deviation is less than the last digit of the mean: no row could tell it."""
     k = len(params.weights)
-    variances = params.covariances
+    deviations = params.cholesky
     if params.covariance_type in ("full", "tied"):
-        variances = np.diagonal(variances, axis1=-2, axis2=-1)
+        deviations = np.sqrt((deviations**2).sum(axis=-1))
     elif params.covariance_type == "spherical":
-        variances = variances[:, None]
-    thin = np.any(~(np.sqrt(variances) >= EPS * np.abs(params.means)), axis=-1)
+        deviations = deviations[:, None]
+    thin = np.any(~(deviations >= EPS * np.abs(params.means)), axis=-1)
     own = params.covariance_type != "tied"
     overflown = ~np.isfinite(params.whitening.reshape(k if own else 1, -1)).all(axis=1)
     found = thin | overflown

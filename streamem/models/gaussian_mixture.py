@@ -290,8 +290,9 @@ class GaussianMixtureModel:
         cholesky = shape.compose(reference.cholesky, shape.root(inner))
         with np.errstate(divide="ignore", over="ignore"):
             new = replace(params, cholesky=cholesky, whitening=shape.invert(cholesky))
-        frozen = degenerate.too_thin(new) & ~degenerate.too_thin(reference)
+        frozen = degenerate.too_thin(new)
         if frozen.any():
+            frozen &= ~degenerate.too_thin(reference)
             stays = shape.spread(frozen.astype(float)) > 0
             new = replace(
                 new,
