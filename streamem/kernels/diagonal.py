@@ -15,7 +15,6 @@ from streamem.kernels.tiles import (
     add_moments,
     implements,
     log_joint,
-    notable_log_joint,
     padded,
 )
 
@@ -87,7 +86,6 @@ def diagonal_sums(
     return sum_wy, sum_wyy if isinstance(family, DiagGaussian) else sum_wyy.sum(axis=1)
 
 
-@implements(notable_log_joint, DiagonalComponents)
 @implements(log_joint, DiagonalComponents)
 @kernel(inline=True)
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]

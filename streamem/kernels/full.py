@@ -26,7 +26,6 @@ from streamem.kernels.tiles import (
     implements,
     likeliest,
     log_joint,
-    notable_log_joint,
     padded,
     rows_per_strip,
 )
@@ -63,20 +62,26 @@ class FullComponents(NamedTuple):
     """(k, rows) the chosen rows' places in the tile; y is in this order."""
     chosen_resp: NDArray[Any]
     """(rows,) their weighted responsibilities."""
+    n_guessed: NDArray[np.int64]
+    """(k,) how many of those were chosen first."""
     guess: NDArray[np.int64]
     """(rows,) what is likely the likeliest component."""
     patience: NDArray[np.int64]
     """(3,) tiles until rows are chosen again, tiles to wait after the next failure, rows seen so far."""
+    least: NDArray[np.float64]
+    """(k,) how much higher than the likeliest, less the log of the row's weight, a log-joint must be."""
     sum_wy: NDArray[np.float64]
     """(k, padded d / 4, 8) sums of even and odd vectors."""
     sum_wyy: NDArray[np.float64]
     """(k, gram_blocks, 8)."""
 
 
-def full_components(family: FullGaussian, n_rows: int, dtype: Any, every: bool = False) -> FullComponents:
-    """Prepare components for tiles of n_rows rows; with `every`, nothing is ever left out.
+def full_components(
+    family: FullGaussian, n_rows: int, dtype: Any, reach: float, every: bool
+) -> FullComponents:
+    """Prepare components for tiles of n_rows rows. The thread's next may be in the same memory.
 
-    The thread's next may be in the same memory.
+    Log-joints matter within this `reach` of the likeliest until moments say better; with `every`, always.
     """
     k, d = family.means.shape
     kept = k if k * padded(d) * n_rows * np.dtype(dtype).itemsize <= KEPT_BYTES else 1
@@ -84,7 +89,8 @@ def full_components(family: FullGaussian, n_rows: int, dtype: Any, every: bool =
     enter(family.means, components.means)
     enter(family.whitening, components.whitening)
     components.log_const[:] = family.log_const
-    components.patience[:] = np.iinfo(np.int64).max if every else 0, 1, 0
+    components.patience[:] = np.iinfo(np.int64).max if every else int(reach == np.inf), 1, 0
+    components.least.fill(-reach)
     components.sum_wy.fill(0.0)
     components.sum_wyy.fill(0.0)
     return components
@@ -103,8 +109,10 @@ def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any], kept: int) -> Ful
         n_chosen=np.full(k, EVERY_ROW),
         chosen=np.zeros((k, n_rows), np.int64),
         chosen_resp=aligned_zeros(n_rows, dtype),
+        n_guessed=np.zeros(k, np.int64),
         guess=np.zeros(n_rows, np.int64),
         patience=np.zeros(3, np.int64),
+        least=np.empty(k),
         sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((k, gram_blocks(p), 8), np.float64),
     )
@@ -121,15 +129,6 @@ def full_sums(
 def unpaired(sums: NDArray[np.float64], n_features: int) -> NDArray[np.float64]:
     """Return (k, n_features) sums of what `weigh` wrote."""
     return np.ascontiguousarray(sums.reshape(len(sums), -1, 2).sum(axis=2)[:, :n_features])
-
-
-@implements(log_joint, FullComponents)
-@kernel(inline=True)
-def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
-    """Write log-joints, and whitened rows to y. O(k d² / 2) multiply-adds per row."""
-    components.n_chosen[:] = EVERY_ROW
-    for c in range(len(components.means)):
-        whiten_all(components, tile, c, components.means.shape[1], n_strips)
 
 
 @kernel(inline=True)
@@ -167,9 +166,14 @@ def whiten(x, places, mean, triangle, log_const, n_written, n_strips, difference
 @implements(add_moments, FullComponents)
 @kernel(inline=True)
 def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
-    """Add ``Σ w r y`` and ``Σ w r y yᵀ``. O(k d² / 2) multiply-adds per row."""
+    """Add ``Σ w r y`` and ``Σ w r y yᵀ``. O(k d² / 2) multiply-adds per row.
+
+    From now on rows matter to a component if w r may exceed 2⁻⁶⁴ of its mean so far.
+    """
     n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
+    components.patience[2] += n_strips * lanes
     for c in range(len(components.means)):
+        components.least[c] = np.log(tile.sum_w[c] / components.patience[2]) - 64.0 * np.log(2.0)
         held, resp = components.n_chosen[c], tile.resp[c]
         y = components.y[c if len(components.y) > 1 else 0]
         if held == 0:
@@ -216,29 +220,32 @@ def weigh(resp, y, n_features, n_strips, root, z, sum_wy):  # type: ignore[no-un
         add_sums(sum_wy, i // 4, a0, a1, b0, b1, c0, c1, d0, d1)
 
 
-TRIED_FEATURES = 8
-"""Features after which a component that cannot matter to a row is left."""
 TRIED_FROM = 16
-"""Features from which on that may pay."""
+"""Features from which on it may pay to leave out components that cannot matter to a row."""
 
 
-@implements(notable_log_joint, FullComponents)
 @kernel(inline=True)
-def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
-    """Write log-joints where they matter to a sum, and -inf elsewhere; whitened rows of the former to y.
+def _tried(n_features):  # type: ignore[no-untyped-def]
+    """Return after how many features that is decided: what they take is small against the whole."""
+    return max(8, n_features // 32 * 4)
+
+
+@implements(log_joint, FullComponents)
+@kernel(inline=True)
+def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Write log-joints where they matter, and -inf elsewhere; whitened rows of the former to y.
 
     Squared distances over a few features bound those over all. The component that looks likeliest then is
-    worked out for each row; what is so far out of its reach that ``w r`` would vanish in its sum is left
-    out. Where few are, every row of the following tiles is worked out for all.
+    worked out for each row; what is out of its reach, by `least`, is left out. Where few are, every row of
+    the following tiles is worked out for all. O(k d² / 2) multiply-adds per row where nothing is left out.
     """
     k, n_features = components.means.shape
     patience, held = components.patience, n_strips * rows_per_strip(tile.x)
-    patience[2] += held
     trying = n_features >= TRIED_FROM and k >= 4 and patience[0] <= 0
     patience[0] -= 1
     while True:
         for c in range(k):
-            whiten_all(components, tile, c, TRIED_FEATURES if trying else n_features, n_strips)
+            whiten_all(components, tile, c, _tried(n_features) if trying else n_features, n_strips)
         if not trying:
             components.n_chosen[:] = EVERY_ROW
             return
@@ -252,27 +259,32 @@ def _notable_log_joint(components, tile, n_strips):  # type: ignore[no-untyped-d
 
 @kernel(inline=True)
 def _work_out_notable(components, tile, held):  # type: ignore[no-untyped-def]
-    """Write the log-joints that matter, given lower bounds of distances; False where those are many."""
+    """Write the log-joints that matter, given upper bounds of all; False where those are many."""
     k = len(components.means)
     likeliest(tile, held, components.guess)
     components.n_chosen[:] = 0
+    components.n_guessed[:] = 0
     for t in range(held):
         _choose(components, components.guess[t], t)
-    total = 0
     for c in range(2 * k):  # first what each row is likeliest of, then what is within its reach
-        already = 0
-        if c == k:
-            for t in range(held):  # the least that a log-joint must be, but for what depends on the component
-                weight = max(tile.weight[t], 1e-300)
-                tile.scale[t] = tile.resp[components.guess[t], t] - np.log(weight)
-        if c >= k:
-            already = components.n_chosen[c - k]
-            _choose_notable(components, tile, c - k, held)
-            total += components.n_chosen[c - k]
-            if total * 3 > held * k:
-                return False
-        whiten_chosen(components, tile, c % k, already)
+        if c == k and not _choose_all_notable(components, tile, held):
+            return False
+        whiten_chosen(components, tile, c % k, components.n_guessed[c % k])
     return True
+
+
+@kernel(inline=True)
+def _choose_all_notable(components, tile, held):  # type: ignore[no-untyped-def]
+    """Choose rows of all components, given the log-joints of the likeliest; False where those are many."""
+    k, total = len(components.means), 0
+    for t in range(held):  # the least that a log-joint must be, but for what depends on the component
+        weight = max(tile.weight[t], 1e-300)
+        tile.scale[t] = tile.resp[components.guess[t], t] - np.log(weight)
+    for c in range(k):
+        components.n_guessed[c] = components.n_chosen[c]
+        _choose_notable(components, tile, c, held)
+        total += components.n_chosen[c]
+    return total * 3 <= held * k
 
 
 @kernel(inline=True)
@@ -283,9 +295,8 @@ def _choose(components, c, t):  # type: ignore[no-untyped-def]
 
 @kernel(inline=True)
 def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def]
-    """Choose rows where w r may exceed 2⁻⁶⁴ of its mean so far; make other log-joints -inf."""
-    least = np.log(tile.sum_w[c] / components.patience[2]) - 64.0 * np.log(2.0)
-    resp, guess = tile.resp[c], components.guess
+    """Choose rows of which the component may matter; make other log-joints -inf."""
+    least, resp, guess = components.least[c], tile.resp[c], components.guess
     for t in range(n_rows):
         if guess[t] != c:
             if resp[t] > tile.scale[t] + least:

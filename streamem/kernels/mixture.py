@@ -32,7 +32,6 @@ from streamem.kernels.tiles import (
     log_joint,
     log_sum_exp,
     make_tile,
-    notable_log_joint,
     posterior,
     rows_per_strip,
 )
@@ -44,6 +43,9 @@ Float64Array: TypeAlias = NDArray[np.float64]
 
 TILE_ROW_BYTES = 1024
 """Bytes of one feature of a tile: 128 rows of float64, 256 of float32."""
+
+UNLIKELIER, VANISHING = 1.0, 128 * float(np.log(2))
+"""Nats below the likeliest, where a component can neither be it nor change a bit of the density."""
 
 
 class MixtureSums(NamedTuple):
@@ -104,7 +106,8 @@ def statistics(
 def score_samples(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> Float64Array:
     """Return (n,) log densities ``log Σ_k exp(log_joint)``."""
     out = np.empty(len(x))
-    _by_row(unwritable(x), *_prepare(family, len(x), precision), out, _NO_RESP, _NO_LABEL)
+    prepared = _prepare(family, len(x), precision, reach=VANISHING)
+    _by_row(unwritable(x), *prepared, out, _NO_RESP, _NO_LABEL)
     return out
 
 
@@ -113,14 +116,16 @@ def responsibilities(
 ) -> Float64Array:
     """Return (n, k) posterior probabilities; zeros in a row that no component can explain."""
     out = np.empty((len(x), len(family.log_const)))
-    _by_row(unwritable(x), *_prepare(family, len(x), precision), _NO_WEIGHT, out, _NO_LABEL)
+    prepared = _prepare(family, len(x), precision, every=True)
+    _by_row(unwritable(x), *prepared, _NO_WEIGHT, out, _NO_LABEL)
     return out
 
 
 def labels(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> NDArray[np.int64]:
     """Return (n,) the likeliest component of each row; the first of several."""
     out = np.empty(len(x), np.int64)
-    _by_row(unwritable(x), *_prepare(family, len(x), precision), _NO_WEIGHT, _NO_RESP, out)
+    prepared = _prepare(family, len(x), precision, reach=UNLIKELIER)
+    _by_row(unwritable(x), *prepared, _NO_WEIGHT, _NO_RESP, out)
     return out
 
 
@@ -130,11 +135,11 @@ _NO_RESP = np.empty((0, 0))
 
 
 def _prepare(
-    family: GaussianFamily, n: int, precision: DTypeLike | None, every: bool = False
+    family: GaussianFamily, n: int, precision: DTypeLike | None, reach: float = np.inf, every: bool = False
 ) -> tuple[Tile, Any]:
     """Return working memory for at most n rows at a time, and the family in the form of its kernels.
 
-    With `every`, all log-joints are worked out, not those alone that a posterior would notice.
+    Log-joints more than `reach` below the likeliest need not be worked out; with `every`, all have to be.
     """
     dtype = np.dtype(np.float64 if precision is None else precision)
     two_strips = 2 * STRIP_BYTES // dtype.itemsize
@@ -146,7 +151,7 @@ def _prepare(
         )
     tile = make_tile(family.center, np.ones(d), k, n_rows, dtype)
     if isinstance(family, FullGaussian):
-        return tile, full_components(family, n_rows, dtype, every)
+        return tile, full_components(family, n_rows, dtype, reach, every)
     return tile, tied_components(family, n_rows, dtype)
 
 
@@ -167,7 +172,7 @@ def _statistics(x, weight, resp, given, tile, components):  # type: ignore[no-un
     while row < len(x):
         row, held = fill(x, weight, row, tile)
         n_strips = -(-held // lanes)
-        notable_log_joint(components, tile, n_strips)
+        log_joint(components, tile, n_strips)
         if given:
             gained, spread = given_posterior(resp, tile, n_strips)
         else:

@@ -36,7 +36,6 @@ from streamem.kernels.tiles import (
     add_moments,
     implements,
     log_joint,
-    notable_log_joint,
     padded,
 )
 
@@ -120,7 +119,6 @@ def tied_sums(
     return sum_wy, sum_wyy
 
 
-@implements(notable_log_joint, TiedComponents)
 @implements(log_joint, TiedComponents)
 @kernel(inline=True)
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]

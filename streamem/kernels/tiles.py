@@ -2,8 +2,8 @@
 
 A tile is transposed: rows lie in SIMD lanes, in strips (see `streamem.kernels.products`). Components
 write a tile's log-joints, `posterior` replaces them by weighted responsibilities, and components add up
-their moments. What is particular to a family of components implements `log_joint`, `notable_log_joint`
-and `add_moments`.
+their moments. What is particular to a family of components implements `log_joint` and
+`add_moments`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ __all__ = [
     "log_joint",
     "log_sum_exp",
     "make_tile",
-    "notable_log_joint",
     "padded",
     "posterior",
     "rows_per_strip",
@@ -115,12 +114,7 @@ def _tile_memory(n_features: int, n_components: int, n_rows: int, dtype: np.dtyp
 
 
 def log_joint(components: Any, tile: Any, n_strips: int) -> None:
-    """Write ``log π_k p_k(x)`` of the tile's rows to ``tile.resp``."""
-    raise NotImplementedError("for compiled code only")
-
-
-def notable_log_joint(components: Any, tile: Any, n_strips: int) -> None:
-    """Write log-joints, or -inf in place of such as vanish in the rounding of the sums that they enter."""
+    """Write ``log π_k p_k(x)`` of the tile's rows to ``tile.resp``; -inf where it can make no difference."""
     raise NotImplementedError("for compiled code only")
 
 

@@ -203,3 +203,36 @@ def test_rowwise_results__in_float32_are_near(covariance_type):
     resp = mixture.responsibilities(p.x, p.family, np.float32)
     np.testing.assert_allclose(resp, naive.responsibilities(p.x, *p.oracle), **near)
     assert (mixture.labels(p.x, p.family, np.float32) == resp.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("separation", [0.0, 1.0, 4.0, 1000.0])
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_rowwise_results__of_separated_components_are_the_formulas(separation, precision):
+    p = problem("full", 1500, 18, 12, separation=separation, dead=[3])
+    joint = naive.log_joint(p.x, *p.oracle)
+    labels = mixture.labels(p.x, p.family, precision)
+    rtol = 1e-4 if precision == np.float32 else 1e-12
+    np.testing.assert_allclose(joint[np.arange(1500), labels], joint.max(axis=1), rtol=rtol)
+    score = mixture.score_samples(p.x, p.family, precision)
+    np.testing.assert_allclose(score, naive.score_samples(p.x, *p.oracle), rtol=rtol)
+    resp = mixture.responsibilities(p.x, p.family, precision)
+    tiny = np.finfo(precision).tiny
+    np.testing.assert_allclose(resp, naive.responsibilities(p.x, *p.oracle), rtol=30 * rtol, atol=1e3 * tiny)
+
+
+@pytest.mark.parametrize("reach", [mixture.UNLIKELIER, mixture.VANISHING])
+@pytest.mark.parametrize("separation, left_out", [(0.1, False), (30.0, True)])
+def test_rowwise_results__leave_out_what_is_out_of_reach(separation, left_out, reach):
+    p = problem("full", TILE, 18, 12, separation=separation)
+    tile, components = mixture._prepare(p.family, TILE, None, reach)
+    densities, no_resp, no_label = np.empty(TILE), np.empty((0, 0)), np.empty(0, np.int64)
+    mixture._by_row(mixture.unwritable(p.x), tile, components, densities, no_resp, no_label)
+    assert (components.n_chosen >= 0).all() == left_out
+
+
+def test_rowwise_results__of_a_tie_are_the_first():
+    p = problem("full", 50, 18, 6)
+    for part in (p.family.means, p.family.whitening, p.family.log_const):
+        part[4] = part[1]
+    labels = mixture.labels(p.x, p.family)
+    assert 1 in labels and 4 not in labels
