@@ -22,6 +22,8 @@ from streamem.kernels import mixture
 from streamem.kernels.gaussian import DiagGaussian, FullGaussian, SphericalGaussian, TiedGaussian
 
 BLOCK_BYTES = 16 << 20
+SMALL_BYTES = 1 << 18
+"""What one thread works through alone."""
 
 
 class Case(NamedTuple):
@@ -48,11 +50,23 @@ SMALL_CASES = [
     Case("full", 1_000_000, 3, 5),
     Case("full", 20_000, 300, 4),
     Case("full", 5_000, 4, 1000),
+    Case("full", 1, 3, 1),
+    Case("full", 50, 2, 3),
     Case("full", 200, 8, 8),
+    Case("full", 200, 32, 16),
+    Case("full", 2000, 5, 4),
+    Case("tied", 200, 8, 8),
+    Case("diag", 200, 8, 8),
+    Case("spherical", 200, 8, 8),
     Case("diag", 1_000_000, 2, 3),
     Case("tied", 20_000, 2, 1000),
 ]
 TINY_CASES = [Case("full", 2000, 4, 3), Case("diag", 2000, 4, 3)]
+
+
+def times(case: Case) -> int:
+    """Return how often to repeat what takes no time: up to 200 times."""
+    return max(3, min(200, int(1e8 / (case.n * case.k * (case.d + 10)))))
 
 
 def make_problem(case: Case) -> tuple[Any, Any]:
@@ -74,11 +88,13 @@ def make_problem(case: Case) -> tuple[Any, Any]:
 
 
 def by_blocks(x: Any, work: Callable[[Any], Any], threads: int) -> Callable[[], Any]:
-    """Return a call that works through the blocks of x with a pool of threads."""
+    """Return a call that works through the blocks of x, with a pool of threads if there are several."""
     rows = max(1, BLOCK_BYTES // x[:1].nbytes)
     blocks = [x[i : i + rows] for i in range(0, len(x), rows)]
-    if len(blocks) < threads and len(x) >= threads:
+    if len(blocks) < threads and x.nbytes > SMALL_BYTES:
         blocks = np.array_split(x, threads)
+    if len(blocks) == 1:
+        return lambda: work(x)
 
     def run() -> None:
         with ThreadPoolExecutor(threads) as pool:
@@ -94,11 +110,12 @@ def dgemm_gflops(threads: int, size: int) -> float:
         return 2 * size**3 / harness.median_seconds(lambda: a @ a, 3) / 1e9
 
 
-def sklearn_seconds(case: Case, x: Any, family: Any, threads: int, iterations: int = 3) -> dict[str, float]:
+def sklearn_seconds(case: Case, x: Any, family: Any, threads: int) -> dict[str, float]:
     """Return the time of one of scikit-learn's iterations (several, less one) and of scoring."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
+    iterations = times(case)
     shape = {"full": (case.k, case.d, case.d), "tied": (case.d, case.d), "diag": (case.k, case.d)}
     precisions = np.ones(case.k)
     if case.covariance_type in shape:
@@ -137,6 +154,7 @@ def run_case(case: Case, threads: int, repeats: int, dgemm: float, with_sklearn:
     """Time everything for one case."""
     x, family = make_problem(case)
     single = x.astype(np.float32)
+    repeats = max(repeats, times(case))
     work = {
         "float64": lambda block: mixture.statistics(block, None, family),
         "score_samples": lambda block: mixture.score_samples(block, family),
@@ -155,7 +173,7 @@ def run_case(case: Case, threads: int, repeats: int, dgemm: float, with_sklearn:
     result |= case._asdict()
     if case.covariance_type == "full":
         result["dgemm_share"] = 2 * case.n * case.k * case.d**2 / result["float64"] / 1e9 / dgemm
-    if with_sklearn:
+    if with_sklearn and case.n >= max(2, case.k):  # it takes no less
         result |= sklearn_seconds(case, x, family, threads)
     return result
 
@@ -173,7 +191,7 @@ def header() -> str:
 def line(r: dict[str, Any]) -> str:
     """Return one case as a line of the table."""
     name = f"{r['covariance_type']} n={r['n']} d={r['d']} k={r['k']} sep={r['separation']}"
-    seconds = " ".join(f"{r[c]:13.4f}" if c in r else " " * 13 for c in COLUMNS)
+    seconds = " ".join(f"{r[c]:13.3g}" if c in r else " " * 13 for c in COLUMNS)
     ratio = f"{r['sklearn'] / r['float64']:6.1f}x" if "sklearn" in r else " " * 7
     share = f"{r['dgemm_share']:6.0%}" if "dgemm_share" in r else ""
     return f"{name:36} {seconds} {ratio} {share}"
