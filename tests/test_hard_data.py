@@ -40,8 +40,11 @@ def fit(x, k=3, covariance_type="full", **settings):
 
 
 def known(x, covariance_type, **settings):
-    """A fit from known labels, so that two versions of the same data start alike."""
-    return fit(x, 3, covariance_type, init_params=LABELS, tol=0, max_iter=8, acceleration="none", **settings)
+    """A fit from known labels, so that two versions of the same data start alike.
+
+    Of so few passes that each still gains more than float32 rounds, and both make the same number.
+    """
+    return fit(x, 3, covariance_type, init_params=LABELS, tol=0, max_iter=5, acceleration="none", **settings)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
