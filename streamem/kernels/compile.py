@@ -22,8 +22,6 @@ from numba.core import event
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from streamem.kernels.pieces import PieceCompiler
-
 __all__ = ["INLINED", "cache_directory", "kernel", "unwritable"]
 
 logger = logging.getLogger("streamem")
@@ -37,25 +35,17 @@ OPTIONS: dict[str, Any] = {
 """How numba is to compile. Infinities and NaN keep their meaning: dead components and overflow rely on it."""
 
 
-INLINED: dict[str, Any] = {
-    **OPTIONS,
-    "forceinline": True,
-    "no_cfunc_wrapper": True,
-    "no_cpython_wrapper": True,
-    "pipeline_class": PieceCompiler,
-}
+INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True, "no_cfunc_wrapper": True}
 """How numba is to compile a piece of other kernels."""
 
 
 @overload
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]: ...
 @overload
-def kernel(
-    *, inline: bool = ..., allocates: bool = ...
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+def kernel(*, inline: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
-def kernel(function: Any = None, *, inline: bool = False, allocates: bool = False) -> Any:
+def kernel(function: Any = None, *, inline: bool = False) -> Any:
     """Compile a function on its first call, without the GIL, and keep the machine code on disk.
 
     Parameters
@@ -64,8 +54,6 @@ def kernel(function: Any = None, *, inline: bool = False, allocates: bool = Fals
         Plain loops over arrays.
     inline
         For a piece of other kernels: always inlined, never kept on its own.
-    allocates
-        Whether the function makes arrays. Others do without counting references, which halves their code.
 
     Notes
     -----
@@ -74,16 +62,15 @@ def kernel(function: Any = None, *, inline: bool = False, allocates: bool = Fals
     than a process that loads the machine code. They can round differently.
     """
     if function is None:
-        return partial(kernel, inline=inline, allocates=allocates)
+        return partial(kernel, inline=inline)
     if inline:
         return register_jitable(**INLINED)(function)
-    options = {"_nrt": allocates, **OPTIONS}
     directory = cache_directory()
     with _numba_cache_in(directory):
         try:
-            dispatcher = numba.njit(cache=directory is not None, **options)(function)
+            dispatcher = numba.njit(cache=directory is not None, **OPTIONS)(function)
         except RuntimeError:  # no file to compare with: numba has nowhere to keep it
-            dispatcher = numba.njit(**options)(function)
+            dispatcher = numba.njit(**OPTIONS)(function)
     _entries.add(dispatcher)
     return dispatcher
 

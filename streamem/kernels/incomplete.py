@@ -262,7 +262,7 @@ def _posterior(joint, w, given, resp, t, r):  # type: ignore[no-untyped-def]
     return w * (top + log_total), spread
 
 
-@kernel(allocates=True)
+@kernel
 def _dense_statistics(  # type: ignore[no-untyped-def]
     x, weight, resp, observed, starts, rows, components, sum_w, sum_wy, sum_wyy
 ):
@@ -312,7 +312,7 @@ def _dense_statistics(  # type: ignore[no-untyped-def]
     return log_likelihood, entropy
 
 
-@kernel(allocates=True)
+@kernel
 def _dense_log_joint(x, observed, starts, rows, components, out):  # type: ignore[no-untyped-def]
     """Write log-joints (n, k). O(k d o²) time per pattern, O(k o²) per row."""
     k, d = components.means.shape
@@ -329,7 +329,7 @@ def _dense_log_joint(x, observed, starts, rows, components, out):  # type: ignor
                 out[t, c] = components.log_weights[c] + log_const[f] - 0.5 * squares
 
 
-@kernel(allocates=True)
+@kernel
 def _dense_impute(x, observed, starts, rows, components, resp, noise):  # type: ignore[no-untyped-def]
     """Write ``Σ_k r_k (μ + L ε)`` to missing values, ε = Qᵀy, plus (I − QᵀQ) η where there is noise."""
     k, d = components.means.shape
@@ -395,7 +395,7 @@ def _density(value, seen, mean, deviation, at_mean, y):  # type: ignore[no-untyp
     return log_density
 
 
-@kernel(allocates=True)
+@kernel
 def _diagonal_statistics(x, weight, resp, rows, components, sum_w, sum_wy, sum_wyy):  # type: ignore[no-untyped-def]
     """Add all sums; return ℓ and H. O(k d) time per row."""
     k, d = components.means.shape
@@ -424,7 +424,7 @@ def _diagonal_statistics(x, weight, resp, rows, components, sum_w, sum_wy, sum_w
     return log_likelihood, entropy
 
 
-@kernel(allocates=True)
+@kernel
 def _diagonal_log_joint(x, rows, components, out):  # type: ignore[no-untyped-def]
     """Write log-joints (n, k). O(k d) time per row."""
     d = x.shape[1]

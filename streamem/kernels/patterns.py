@@ -67,7 +67,7 @@ def _take(x, rows, columns, out):  # type: ignore[no-untyped-def]
             out[t, j] = row[columns[j]]
 
 
-@kernel(allocates=True)
+@kernel
 def _sort(label, starts, rows):  # type: ignore[no-untyped-def]
     """Write rows in order of label (n,), and where each label starts (p + 1,), zeros so far. O(n) time."""
     for t in range(len(label)):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from numba.core.codegen import JITCodeLibrary
 
 from streamem.kernels import sampling
 from streamem.kernels.compile import cache_directory, kernel
@@ -62,41 +61,6 @@ def test_machine_code__rounds_alike_in_the_process_that_compiled_and_in_others(t
     assert run(E_STEPS, NUMBA_CACHE_DIR=str(tmp_path)) == run(E_STEPS, NUMBA_CACHE_DIR=str(tmp_path))
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """The names of libraries that were made machine code."""
-    names, original = [], JITCodeLibrary._finalize_specific
-
-    def spy(library):
-        names.append(library.name)
-        original(library)
-
-    monkeypatch.setattr(JITCodeLibrary, "_finalize_specific", spy)
-    return names
-
-
-def of_no_file(source, name, **globals_):
-    """A function that is compiled anew, since it has no file to be cached with."""
-    exec(source, globals_)
-    return globals_[name]
-
-
-def test_pieces__are_compiled_with_the_kernel_alone(compiled):
-    inner = kernel(inline=True)(of_no_file("def inner(x): return x[0] + 1", "inner"))
-    outer = kernel(inline=True)(of_no_file("def outer(x): return 2 * inner(x)", "outer", inner=inner))
-    whole = kernel(of_no_file("def whole(x): return outer(x) + inner(x)", "whole", inner=inner, outer=outer))
-    assert whole(np.array([3.0])) == 12
-    assert any("whole" in name for name in compiled)
-    assert not any("outer" in name or "inner" in name or "piece" in name for name in compiled)
-
-
-def test_kernels__make_arrays_only_where_they_say_so():
-    source = "def make(n): return np.zeros(n).sum()"
-    assert kernel(allocates=True)(of_no_file(source, "make", np=np))(3) == 0
-    with pytest.raises(numba.core.errors.TypingError, match="zeros"):
-        kernel(of_no_file(source, "make", np=np))(3)
-
-
 def test_kernels__run_where_nothing_can_be_written(tmp_path):
     nowhere = tmp_path / "file"
     nowhere.touch()
@@ -108,7 +72,9 @@ def test_cache_directory__does_not_move_the_caches_of_others():
 
 
 def test_compilation__is_logged_once(caplog):
-    one_more = kernel(of_no_file("def one_more(x): return x + 1", "one_more"))
+    source = {}
+    exec("def one_more(x): return x + 1", source)  # of no file, so of no cache either
+    one_more = kernel(source["one_more"])
     with caplog.at_level(logging.INFO, logger="streamem"):
         assert one_more(np.float32(1)) == 2
         assert one_more(np.float32(2)) == 3
