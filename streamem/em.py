@@ -51,7 +51,7 @@ __all__ = ["Ascent", "iterate", "share_passes"]
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
-ROUNDING = 1e-9  # relative, unless statistics say otherwise: what ill-conditioned rows can do to a mean
+ROUNDING = 1e-9  # relative, unless statistics tell their ``noise``: what ill-conditioned rows do to a mean
 
 
 def iterate(
@@ -291,9 +291,8 @@ def _judge_fall(fall: float, best: Reached[P, S], tol: float) -> Status:
 
     A fall as small as rounding says that what is left to gain is smaller still.
     """
-    rounding_of = getattr(best.stats, "rounding", ROUNDING)
-    noise = max(tol, rounding_of * max(1.0, abs(best.objective)))
-    return Status.CONVERGED if fall <= noise else Status.FELL
+    noise = getattr(best.stats, "noise", ROUNDING * max(1.0, abs(best.objective)))
+    return Status.CONVERGED if fall <= max(tol, noise) else Status.FELL
 
 
 def _log_prior(model: Model[P, S], params: P, stats: S) -> float:

@@ -103,6 +103,12 @@ def test_fall__within_rounding_is_none():
     assert result.status is Status.CONVERGED
 
 
+def test_fall__within_the_noise_that_statistics_tell_is_none(monkeypatch):
+    assert climb([-8, -4, -5], tol=0.0).status is Status.FELL
+    monkeypatch.setattr(Sums, "noise", 1.5, raising=False)
+    assert climb([-8, -4, -5], tol=0.0).status is Status.CONVERGED
+
+
 def test_not_a_number__keeps_the_best_parameters():
     result = climb([-8, -4, np.nan, -1])
     assert result.status is Status.FELL

@@ -9,7 +9,7 @@ spherical second moment is the mean over columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -25,6 +25,8 @@ Array: TypeAlias = NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
 NULL = 1e-15  # share of the variance, per column, below which a direction of the rows holds no digits
 FLOOR = 1e-13  # variance that such a direction is given instead, in the same units
+FEWEST_DIGITS = 64.0  # deviations below so many units in the last place are rounding
+FLOOR_DIGITS = 3e4  # units in the last place that a floor is at least, or the rounding of means would count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +41,8 @@ class CovariancePrior:
     Constant columns and linear dependences have no density of their own. Every component gets the same floor
     there, so that they drop out of the responsibilities.
     """
+    null: Array = field(default_factory=lambda: np.zeros(()))
+    """N, where N (x − μ) is what lies along those directions; zeros where there are none."""
 
 
 class Covariance(Protocol):
@@ -161,7 +165,7 @@ def _column_floors(mean: Array, constant: NDArray[np.bool_]) -> Array:
 
 
 def _matrix_prior(covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
-    """Find the null directions of the correlations, which have no units."""
+    """Find the null directions of the correlations, which have no units, and no digits in the rows."""
     floors = _column_floors(mean, constant)
     deviations = np.sqrt(np.where(constant, floors, np.diagonal(covariance)))
     correlation = covariance / np.outer(deviations, deviations)
@@ -169,11 +173,19 @@ def _matrix_prior(covariance: Array, mean: Array, constant: NDArray[np.bool_]) -
     correlation[:, constant] = 0.0
     varying = np.flatnonzero(~constant)
     values, vectors = np.linalg.eigh(correlation[np.ix_(varying, varying)])
-    null = values <= NULL * len(varying)
+    last_places = (np.finfo(np.float64).eps * mean / deviations)[varying] ** 2 @ vectors**2
+    null = values <= NULL * len(varying) + FEWEST_DIGITS**2 * last_places
+    floors = np.maximum(FLOOR, FLOOR_DIGITS**2 * last_places)
     scale, floor = np.diag(constant.astype(float)), np.diag(constant.astype(float))
-    scale[np.ix_(varying, varying)] = vectors * np.sqrt(np.where(null, FLOOR, values))
-    floor[np.ix_(varying, varying)] = vectors * np.sqrt(np.where(null, FLOOR, 0.0))
-    return CovariancePrior(deviations[:, None] * scale, deviations[:, None] * floor)
+    scale[np.ix_(varying, varying)] = vectors * np.sqrt(np.where(null, floors, values))
+    floor[np.ix_(varying, varying)] = vectors * np.sqrt(np.where(null, floors, 0.0))
+    without = np.diag(constant.astype(float))
+    without[np.ix_(varying, varying)] = vectors[:, null] @ vectors[:, null].T
+    return CovariancePrior(
+        deviations[:, None] * scale,
+        deviations[:, None] * floor,
+        deviations[:, None] * without / deviations,
+    )
 
 
 def _positive(variances: Array) -> Array:
@@ -337,7 +349,8 @@ class _Diag:
 
     def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
         floors = _column_floors(mean, constant)
-        return CovariancePrior(np.sqrt(np.where(constant, floors, np.diagonal(covariance))), np.sqrt(floors))
+        scale = np.sqrt(np.where(constant, floors, np.diagonal(covariance)))
+        return CovariancePrior(scale, np.sqrt(floors), constant.astype(float))
 
 
 class _Spherical(_Diag):
@@ -375,7 +388,8 @@ class _Spherical(_Diag):
 
     def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
         floor = np.mean(_column_floors(mean, constant)) if constant.all() else np.zeros(())
-        return CovariancePrior(np.sqrt(np.trace(covariance) / len(mean) + floor), np.sqrt(floor))
+        scale = np.sqrt(np.trace(covariance) / len(mean) + floor)
+        return CovariancePrior(scale, np.sqrt(floor), np.asarray(float(constant.all())))
 
 
 COVARIANCES: dict[str, Covariance] = {

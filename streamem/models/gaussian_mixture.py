@@ -21,7 +21,7 @@ from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
 from streamem.kernels.patterns import patterns
 from streamem.models import degenerate, missing
-from streamem.models.covariance import COVARIANCES, Array, Covariance, CovariancePrior
+from streamem.models.covariance import COVARIANCES, FEWEST_DIGITS, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
 from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart, triangular
 from streamem.models.summary import DataSummary
@@ -95,7 +95,7 @@ class GaussianMixtureModel:
         """Return the model with its penalty scaled to the rows that were summarised."""
         if not self.uninformed:
             return self
-        digits = 64 * np.finfo(np.float64).eps * summary.mean
+        digits = FEWEST_DIGITS * np.finfo(np.float64).eps * summary.mean
         constant = ~(np.diagonal(summary.covariance) > digits**2) | (summary.minimum == summary.maximum)
         rows = self.shape.prior(summary.covariance, summary.mean, constant)
         if self.conjugate is None:
@@ -311,7 +311,8 @@ class GaussianMixtureModel:
             added = 0.0 if self.reg_covar == "auto" else float(self.reg_covar)
             return ConjugatePrior(0.0, anywhere, 0.0, 0.0 * identity, np.sqrt(added) * identity, zero)
         pulls = 2 * stats.weight**-0.5
-        return ConjugatePrior(0.0, anywhere, pulls, np.sqrt(pulls) * self.prior.scale, self.prior.floor, zero)
+        scale, floor, null = np.sqrt(pulls) * self.prior.scale, self.prior.floor, self.prior.null
+        return ConjugatePrior(0.0, anywhere, pulls, scale, floor, zero, null=null)
 
     def feasible(self, stats: GaussianMixtureStats) -> bool:
         """Return whether rows, with those of the prior, could have such statistics: differences may not."""

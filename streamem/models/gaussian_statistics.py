@@ -130,6 +130,19 @@ class GaussianMixtureStats:
             sum_wyy=factor * self.sum_wyy,
         )
 
+    @property
+    def noise(self) -> float:
+        """Nats per unit weight that rounding can do to the log-likelihood: of kernels, or of the means.
+
+        A mean is kept to its last digit, which far from zero may be much beside a small deviation. Half its
+        square is what it costs, in whitened units.
+        """
+        last_places = np.finfo(np.float64).eps * np.abs(self.reference.means)
+        apart = self.reference.shape.apply(np.abs(self.reference.whitening), last_places)
+        shares = self.sum_w / self.weight
+        of_means = 0.5 * float(shares @ (apart**2).sum(axis=1))
+        return max(self.rounding * max(1.0, abs(self.log_likelihood) / self.weight), of_means)
+
     def scored(self, log_likelihood: float) -> GaussianMixtureStats:
         """Return the same moments with another log-likelihood, in nats."""
         return replace(self, log_likelihood=log_likelihood)

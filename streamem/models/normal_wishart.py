@@ -7,7 +7,7 @@ same two sums, as if further rows had been seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class NormalWishart:
     """F, triangular, with Ψ₀ = F Fᵀ: a sum of squares, in squared units of the columns."""
     floor: Array
     """G: every row is known up to a variance of G Gᵀ; see `streamem.models.covariance.CovariancePrior`."""
+    null: Array = field(default_factory=lambda: np.zeros(()), kw_only=True)
+    """N, where N (x − μ) is what lies along directions without variance; zeros where there are none."""
 
     def means(self, stats: GaussianMixtureStats) -> Array:
         """Return (β₀ m₀ + n x̄)/(β₀ + n), (k, d)."""
@@ -74,6 +76,9 @@ class NormalWishart:
             shape.gram(shape.compose(reference.whitening, factor)) for factor in (self.scale, self.floor)
         )
         centred = stats.sum_wyy - shape.cross(n[:, None] * delta, delta)
+        if np.any(self.null):  # along these, rows have no variance, and missing values none either
+            along = shape.compose(shape.compose(reference.whitening, self.null), reference.cholesky)
+            centred = shape.conjugate(shape.identity(delta.shape[1]) - along, centred)
         return np.asarray(centred + about + shape.spread(np.ones(len(n))) * prior + shape.spread(n) * floor)
 
     def divergence(
@@ -205,6 +210,7 @@ class NormalInverseWishart:
             np.broadcast_to(scale, zero.shape).copy(),
             floor,
             counts,
+            null=rows.null if np.any(floor) else zero,
         )
 
     def check(self) -> None:

@@ -222,3 +222,15 @@ def test_precisions_init__gives_those_precisions():
 def test_n_parameters__counts_what_is_free():
     counts = {t: GaussianMixtureModel(4, t).n_parameters(3) for t in TYPES}
     assert counts == {"full": 3 + 12 + 24, "tied": 3 + 12 + 6, "diag": 3 + 12 + 12, "spherical": 3 + 12 + 4}
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_noise__is_what_the_last_digit_of_means_does_to_thin_components(covariance_type):
+    x = np.random.default_rng(0).normal(0, 1e-4, (500, 2)) + 1e8
+    model = GaussianMixtureModel(1, covariance_type, reg_covar=0)
+    params = model.from_responsibilities(Rows(x, None, 0), np.ones((len(x), 1)))
+    stats = model.e_step(params, Rows(x, None, 0))
+    expected = 2 * 0.5 * (2**-52 * 1e8 / 1e-4) ** 2
+    assert stats.noise == pytest.approx(expected, rel=0.2)
+    near = model.from_responsibilities(Rows(x - 1e8, None, 0), np.ones((len(x), 1)))
+    assert model.e_step(near, Rows(x - 1e8, None, 0)).noise < 1e-7
