@@ -32,7 +32,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from streamem.acceleration import Accelerator, Candidate, PlainEM, Reached
+from streamem.acceleration import Accelerator, Candidate, PlainEM, Proposal, Reached
 from streamem.convergence import (
     Event,
     FitResult,
@@ -209,11 +209,13 @@ class Ascent(Generic[P, S]):
             self.best = best = reached
         if not fell:
             self.remaining = self._gain.update(best.objective)
-        elif self.candidates[-1].by == "em":
-            self.status = _judge_fall(best.objective - reached.objective, best, self.tol)
+        stuck = fell and self.candidates[-1].by == "em"
+        status = _judge_fall(best.objective - reached.objective, best, self.tol) if stuck else None
         events: tuple[Event, ...] = ()
-        if self.status is None:
-            events = self._proceed(best, fell)
+        if status is Status.FELL:
+            self.status = status
+        else:
+            events = self._proceed(best, fell, at_rest=stuck)
             best = self.best or best
         events += _events(self.model, self.step, best.stats)
         if self.status is not None or len(self.history) + 1 >= self.max_iter:
@@ -222,19 +224,33 @@ class Ascent(Generic[P, S]):
         seconds += time.perf_counter() - began
         self.history.append(_record(rows, best, self.remaining, seconds, no_worse, events))
 
-    def _proceed(self, best: Reached[P, S], fell: bool) -> tuple[Event, ...]:
+    def _proceed(self, best: Reached[P, S], fell: bool, at_rest: bool) -> tuple[Event, ...]:
         """Take the M-step from the best parameters, and judge whether the next candidates are needed."""
         try:
-            proposal = self.accelerate(best, fell)
+            if at_rest:
+                proposal = self._end(Proposal(self.step, tuple(self.candidates)), best, 0.0)
+            else:
+                proposal = self.accelerate(best, fell)
+                if proposal.remaining is not None:
+                    self.remaining = proposal.remaining
+                if not fell:
+                    proposal = self._end(proposal, best, self.remaining)
         except KeyboardInterrupt:
             self.step, self.status = best.params, Status.INTERRUPTED
             return ()
         self.step, self.candidates, self.best = proposal.step, proposal.candidates, proposal.best or best
-        if proposal.remaining is not None:
-            self.remaining = proposal.remaining
-        if not fell and self.remaining <= max(self.tol, rounding(best.objective)):
-            self.status = Status.CONVERGED
         return proposal.events
+
+    def _end(self, proposal: Proposal[P], best: Reached[P, S], remaining: float) -> Proposal[P]:
+        """End the fit where little is left to gain here, unless there are better parameters elsewhere."""
+        elsewhere = getattr(self.accelerate, "elsewhere", None)
+        other: Proposal[P] | None = elsewhere(best, proposal, remaining) if elsewhere else None
+        if other is not None:
+            self.remaining = np.inf
+            return other
+        if remaining <= max(self.tol, rounding(best.objective)):
+            self.status = Status.CONVERGED
+        return proposal
 
     def result(self) -> FitResult[P]:
         """Return what was reached; raise what went wrong, if something did."""

@@ -17,6 +17,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "em": ({"protocols", "convergence", "acceleration", "errors"}, {"numpy"}),
     "acceleration": ({"protocols", "convergence", "errors"}, {"numpy"}),
     "degeneracy": ({"acceleration", "protocols", "convergence", "errors"}, {"numpy"}),
+    "moves": ({"acceleration", "protocols", "convergence"}, {"numpy"}),
     "kernels": (set(), {"numpy", "numba", "llvmlite"}),
     "initialization": ({"protocols", "kernels", "errors"}, {"numpy"}),
     "models": ({"kernels", "initialization", "protocols", "convergence", "errors"}, {"numpy", "scipy"}),
@@ -33,7 +34,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr", "fsspec"}),
     "estimators": (
         BOTTOM
-        | {"em", "acceleration", "degeneracy", "initialization", "models", "reduce", "scheduling"}
+        | {"em", "acceleration", "degeneracy", "moves", "initialization", "models", "reduce", "scheduling"}
         | {"persistence", "sources", "sinks"},
         {"numpy", "sklearn"},
     ),

@@ -23,6 +23,7 @@ from streamem.estimators.rows import RowData
 from streamem.estimators.sharing import Reading
 from streamem.initialization import seeding_rows
 from streamem.models.summary import DataSummary, Sample, Summarize
+from streamem.moves import Moving, Search
 from streamem.protocols import Model, Pass, Source, Stats
 from streamem.sources import as_source
 
@@ -49,6 +50,8 @@ SAMPLE_BUDGET = 4  # work on the sample that one pass may cost, in passes over a
 SAMPLE_TOL = 0.01  # of parameters per row of the sample, nats: its bias is 50 times as much
 HELD_OUT = 5  # one row of the sample in so many judges the starts
 FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the better the correction
+FIRST_MOVES = 10  # of components, on the sample, before the first pass
+MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
 BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
 READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
 
@@ -140,7 +143,19 @@ def best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, data
         model, _passes(model, _resident(data, sample)), candidates[0], steps, tol=tol
     )
     log.debug("sample of %d rows: %d steps", rows, len(result.history))
-    return result.params
+    return _moved_on_sample(model, result.params, sample, data, tol)
+
+
+def _moved_on_sample(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: float) -> P:
+    """Return the parameters after moves that EM cannot make, as many as pay on the sample."""
+    search = _search(model, data, sample, tol)
+    for _ in range(FIRST_MOVES if search is not None else 0):
+        found = search(params, _margin(model, data, sample)) if search is not None else None
+        if found is None:
+            break
+        params, what = found
+        log.debug("sample of %d rows: %s", len(sample.index), what)
+    return params
 
 
 def _by_held_out(
@@ -164,9 +179,33 @@ def accelerator(
     """
     sample_pass = None if sample is None else _passes(model, _resident(data, sample))
     make = _fastest(model, data, sample, sample_pass, acceleration, tol)
-    if not hasattr(model, "on_degenerate"):
+    if hasattr(model, "on_degenerate"):
+        make = functools.partial(Mending, model, make, sample_pass)
+    if acceleration != "auto" or sample is None:
         return make
-    return lambda: Mending(model, make, sample_pass)
+    share = len(sample.index) / data.source.n_samples
+    search = _search(model, data, sample.weighted(1 / share), tol)
+    if search is None:
+        return make
+    bias = _parameters(model, data.source) * (1 - share) / (2 * len(sample.index))
+    return lambda: Moving(search, max(_margin(model, data, sample) + bias, tol), make)
+
+
+def _search(model: Any, data: RowData, sample: Sample, tol: float) -> Search[Any] | None:
+    """Return what looks for better parameters elsewhere, where model and sample allow it."""
+    rows = len(sample.index)
+    able = _can_mix(model) and hasattr(model, "moves") and hasattr(model, "n_parameters")
+    if not able or rows < FEWEST_ROWS_PER_PARAMETER * _parameters(model, data.source):
+        return None
+    solve = functools.partial(_solve, tol=max(tol, SAMPLE_TOL * _parameters(model, data.source) / rows))
+    one_pass, steps = _passes(model, _resident(data, sample)), _steps(data.source, rows)
+    return Search(model, sample.rows(), one_pass, functools.partial(solve, model), steps)
+
+
+def _margin(model: Any, data: RowData, sample: Sample) -> float:
+    """Return what a component's parameters gain by chance on the sample, nats per row."""
+    of_component = _parameters(model, data.source) / int(model.n_components)
+    return MOVE_MARGIN * of_component / len(sample.index)
 
 
 def _fastest(

@@ -20,7 +20,7 @@ from streamem.initialization import responsibilities
 from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
 from streamem.kernels.patterns import patterns
-from streamem.models import degenerate, missing
+from streamem.models import degenerate, missing, split_merge
 from streamem.models.covariance import COVARIANCES, FEWEST_DIGITS, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
 from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart, triangular
@@ -439,6 +439,10 @@ class GaussianMixtureModel:
         if "means" not in self.fixed:
             for split in degenerate.splits(params, empty, self._units(params.means.shape[1])):
                 yield self._holding(split, params)
+
+    def moves(self, params: GaussianMixtureParams, rows: Rows) -> Iterator[tuple[GaussianMixtureParams, str]]:
+        """Yield parameters with two components merged and a third split, and a sentence, the best first."""
+        return split_merge.moves(self, params, rows, self._units(params.means.shape[1]))
 
     def n_parameters(self, n_features: int) -> int:
         """Return the number of free parameters."""

@@ -70,6 +70,10 @@ class Sample:
         weight = None if self.weight is None else self.weight[start:stop]
         return Sample(self.x[start:stop], weight, self.index[start:stop], self.hash[start:stop])
 
+    def weighted(self, factor: float) -> Sample:
+        """Return the rows with ``factor`` times their weights, so that a prior counts as it does for more."""
+        return replace(self, weight=factor * self._weights())
+
     def rows(self) -> Rows:
         """Return the sample as rows."""
         return Rows(self.x, self.weight, 0, complete=not np.isnan(self.x).any())

@@ -1,0 +1,186 @@
+"""Split-and-merge moves of a Gaussian mixture: two components become one, and a third becomes two.
+
+EM does not move a component past others, so a start with two components on one cluster and one on two stays
+so (Ueda, Nakano, Ghahramani & Hinton 2000, SMEM). Their criteria rank pairs by the overlap of
+responsibilities, and components by how far rows are from them. Here both are nats: let p_g be the part of the
+mixture density that some components g make up, and r_g their responsibility. With others in their place, by
+Jensen's inequality,
+
+    ℓ' − ℓ  ≥  Σ w r_g log(p_g' / p_g),
+
+which is what refitting g to the rows weighted by w r_g gains: one component in place of two (closed form) or
+two in place of one (a short EM). Gains and losses of several g add up. What fits do with moves is in
+`streamem.moves`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamem.errors import DegenerateComponentError
+from streamem.kernels.moments import moments
+from streamem.models.covariance import Array
+from streamem.models.gaussian_statistics import GaussianMixtureParams
+from streamem.models.missing import filled_with_means
+from streamem.models.normal_wishart import ConjugatePrior
+from streamem.protocols import Rows
+
+if TYPE_CHECKING:
+    from streamem.models.gaussian_mixture import GaussianMixtureModel
+
+__all__ = ["moves"]
+
+SHARED = 1e-3  # responsibility below which a row has no part in a component
+AXES = 2  # across which a component is cut
+STEPS = 10  # of EM on the halves
+PAIRS = 8  # that overlap most
+MOST_LOST = 0.02  # nats per row that EM may have to make good
+OWN_FACTORS = ("cholesky", "whitening")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Refit:
+    """Some components, and what is to be in their place."""
+
+    old: tuple[int, ...]
+    """Which components."""
+    new: GaussianMixtureParams
+    """One or two components whose weights sum to 1."""
+    gain: float
+    """What the log-likelihood gains at least, nats."""
+
+
+def moves(
+    model: GaussianMixtureModel, params: GaussianMixtureParams, rows: Rows, units: Array
+) -> Iterator[tuple[GaussianMixtureParams, str]]:
+    """Yield parameters with two components merged and a third split, and what was done, the best first.
+
+    The order is that of what the rows gain at least. Components are cut across their longest axes, columns
+    being in ``units`` (d,).
+    """
+    if not _movable(model, params):
+        return
+    resp = model.responsibilities(params, rows)
+    fixed = ("covariances",) if params.covariance_type == "tied" else ()
+    part = replace(model, fixed=fixed, on_degenerate="freeze")
+    every = (_split(part, params, k, rows, resp, units) for k in range(len(params.weights)))
+    splits = [split for split in every if split is not None]
+    merges = [_merge(part, params, pair, rows, resp) for pair in _overlapping(resp, rows.weight)]
+    pairs = [(m.gain + s.gain, m, s) for m, s in itertools.product(merges, splits) if s.old[0] not in m.old]
+    for gain, merge, split in sorted(pairs, key=lambda pair: -pair[0]):
+        if gain < -MOST_LOST * rows.total_weight:
+            return
+        (i, j), (k,) = merge.old, split.old
+        yield _moved(params, merge, split), f"Components {i} and {j} became one, and component {k} two"
+
+
+def _movable(model: GaussianMixtureModel, params: GaussianMixtureParams) -> bool:
+    """Return whether components can change places: nothing must hold one of them in particular."""
+    own_prior = isinstance(model.prior, ConjugatePrior) and model.prior.mean.ndim == 2
+    return len(params.weights) > 2 and not model.fixed and not own_prior
+
+
+def _overlapping(resp: Array, weight: Array | None) -> list[tuple[int, int]]:
+    """Return the pairs of components whose responsibilities are most alike (Ueda et al. 2000, eq. 3.1).
+
+    What becomes of components with less than a row is for `streamem.degeneracy` to say.
+    """
+    weighted = resp if weight is None else resp * weight[:, None]
+    products = np.einsum("ni,nj->ij", weighted, resp)
+    lengths = np.sqrt(np.diagonal(products))
+    i, j = np.triu_indices(len(products), 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alike = np.nan_to_num(products[i, j] / (lengths[i] * lengths[j]))
+    held = weighted.sum(axis=0) >= (1.0 if weight is None else weight.mean())
+    most = np.argsort(-alike, kind="stable")
+    return [(int(i[pair]), int(j[pair])) for pair in most if held[i[pair]] and held[j[pair]]][:PAIRS]
+
+
+def _merge(
+    model: GaussianMixtureModel,
+    params: GaussianMixtureParams,
+    pair: tuple[int, int],
+    rows: Rows,
+    resp: Array,
+) -> _Refit:
+    """Return one component in place of two."""
+    theirs = _weighted(rows, resp[:, pair].sum(axis=1))
+    before = model.e_step(_some(params, pair), theirs).log_likelihood
+    one = _some(params, pair[:1])
+    one = model.m_step(one, model.e_step(one, theirs))
+    return _Refit(pair, one, model.e_step(one, theirs).log_likelihood - before)
+
+
+def _split(
+    model: GaussianMixtureModel,
+    params: GaussianMixtureParams,
+    k: int,
+    rows: Rows,
+    resp: Array,
+    units: Array,
+) -> _Refit | None:
+    """Return two components in place of one, the better of several cuts; None where rows are too few."""
+    theirs = _weighted(rows, resp[:, k])
+    two, best = _some(params, (k, k)), None
+    if not theirs.total_weight**2 > 2 * (two.means.shape[1] + 1) * theirs.total_squared_weight:
+        return None
+    before = model.e_step(_some(params, (k,)), theirs).log_likelihood
+    for halves in _cuts(theirs, units):
+        try:
+            pair = model.m_step(two, model.given(two, theirs, halves))
+            for _ in range(STEPS):
+                pair = model.m_step(pair, model.e_step(pair, theirs))
+            gain = model.e_step(pair, theirs).log_likelihood - before
+        except DegenerateComponentError:
+            continue
+        if best is None or gain > best.gain:
+            best = _Refit((k,), pair, gain)
+    return best
+
+
+def _cuts(rows: Rows, units: Array) -> Iterator[Array]:
+    """Yield responsibilities (n, 2) of both sides of the mean, for each of the longest axes of the rows."""
+    filled = filled_with_means(rows)
+    first = filled.x[0].astype(np.float64)
+    total = moments(filled.x, filled.weight, first)
+    mean = total.sum_wd / total.weight
+    covariance = total.sum_wdd / total.weight - np.outer(mean, mean)
+    _, vectors = np.linalg.eigh(covariance / np.outer(units, units))
+    for axis in vectors.T[::-1][:AXES]:
+        side = np.einsum("nd,d->n", filled.x - first - mean, axis / units) > 0
+        yield np.stack([side, ~side], axis=1).astype(np.float64)
+
+
+def _weighted(rows: Rows, resp: Array) -> Rows:
+    """Return the rows that have a part in some components, weighted by it."""
+    chosen = np.flatnonzero(resp > SHARED)
+    weight = resp[chosen] if rows.weight is None else resp[chosen] * rows.weight[chosen]
+    return Rows(rows.x[chosen], weight, 0, rows.complete)
+
+
+def _some(params: GaussianMixtureParams, which: Sequence[int]) -> GaussianMixtureParams:
+    """Return some of the components as a mixture of their own."""
+    chosen = list(which)
+    weights = params.weights[chosen] / params.weights[chosen].sum()
+    names = OWN_FACTORS if params.covariance_type != "tied" else ()
+    factors = {name: getattr(params, name)[chosen] for name in names}
+    return replace(params, weights=weights, means=params.means[chosen], **factors)
+
+
+def _moved(params: GaussianMixtureParams, merge: _Refit, split: _Refit) -> GaussianMixtureParams:
+    """Return the parameters with one component in place of two, and two in place of one."""
+    (i, j), (k,) = merge.old, split.old
+    places = [i, j, k]
+    weights, means = params.weights.copy(), params.means.copy()
+    weights[places] = params.weights[[i, j]].sum(), *(params.weights[k] * split.new.weights)
+    means[places] = np.concatenate([merge.new.means, split.new.means])
+    factors = {}
+    for name in OWN_FACTORS if params.covariance_type != "tied" else ():
+        factors[name] = getattr(params, name).copy()
+        factors[name][places] = np.concatenate([getattr(merge.new, name), getattr(split.new, name)])
+    return replace(params, weights=weights, means=means, **factors)

@@ -1,0 +1,140 @@
+"""Moves that EM cannot make: the classic poor start is escaped, nothing falls, and nothing is wasted."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import streamem as sem
+from streamem import moves
+from streamem.models.covariance import COVARIANCES
+from streamem.models.gaussian_mixture import GaussianMixtureModel
+
+from .strategies import clusters
+
+TYPES = tuple(COVARIANCES)
+CENTERS = np.array([[0.0, 0.0], [12.0, 0.0], [30.0, 0.0], [42.0, 0.0]])
+LABELS = np.random.default_rng(0).integers(4, size=3000)
+X = CENTERS[LABELS] + np.random.default_rng(1).normal(size=(3000, 2))
+STUCK = np.array([[-1.0, 0.0], [1.0, 0.0], [12.0, 0.0], [36.0, 0.0]])  # two on one cluster, one on two
+
+
+def fit(x=X, k=4, covariance_type="full", **settings):
+    settings = {"means_init": STUCK, "random_state": 0, "max_iter": 300, **settings}
+    given = {name: settings.pop(name) for name in ("scheduler", "sample_weight") if name in settings}
+    gm = sem.GaussianMixture(k, covariance_type=covariance_type, **settings).fit(x, **given)
+    assert np.all(np.diff([record.objective for record in gm.result_.history]) >= 0)
+    return gm
+
+
+def moved(gm):
+    every = [event for record in gm.result_.history for event in record.events]
+    return [event.message for event in every if event.kind == "moved-components"]
+
+
+def best(covariance_type, x=X, **settings):
+    return fit(x, covariance_type=covariance_type, means_init=CENTERS, **settings).lower_bound_
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_classic_start__is_escaped_by_default_and_not_by_textbook_em(covariance_type, caplog):
+    with caplog.at_level(logging.WARNING, "streamem"):
+        gm = fit(covariance_type=covariance_type)
+    assert gm.lower_bound_ == pytest.approx(best(covariance_type), abs=1e-5)
+    (message,) = moved(gm)
+    assert message in caplog.text and "became one, and component" in message
+    assert [record.accepted for record in gm.result_.history].count("move") == 1
+    for acceleration in ("none", "anderson"):
+        stuck = fit(covariance_type=covariance_type, acceleration=acceleration, tol=1e-2)
+        assert stuck.lower_bound_ < gm.lower_bound_ - 0.1 and not moved(stuck)
+
+
+def test_classic_start__of_many_rows_is_escaped_before_the_first_pass():
+    x = np.tile(X, (20, 1)) + np.random.default_rng(2).normal(0, 0.1, (60_000, 2))
+    gm = fit(x)
+    assert gm.lower_bound_ == pytest.approx(best("full", x), abs=1e-5)
+    assert not moved(gm) and gm.n_iter_ <= 6
+
+
+def test_weights_and_missing_values__count():
+    weight = np.random.default_rng(3).integers(0, 3, len(X))
+    assert fit(sample_weight=weight).lower_bound_ == pytest.approx(
+        best("full", sample_weight=weight), abs=1e-5
+    )
+    holes = np.where(np.random.default_rng(4).random(X.shape) < 0.1, np.nan, X)
+    gm = fit(holes, missing="marginal")
+    assert moved(gm)
+    assert gm.lower_bound_ == pytest.approx(best("full", holes, missing="marginal"), abs=1e-5)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_good_start__costs_no_pass(covariance_type, monkeypatch):
+    gm = fit(covariance_type=covariance_type, means_init=CENTERS)
+    monkeypatch.delattr(GaussianMixtureModel, "moves")
+    alone = fit(covariance_type=covariance_type, means_init=CENTERS)
+    assert gm.n_iter_ == alone.n_iter_
+    np.testing.assert_array_equal(gm.means_, alone.means_)
+
+
+def test_too_many_components__cost_passes_only_where_a_move_gains(monkeypatch):
+    x, _ = clusters(n=3000, k=3, d=2)
+    many = {"k": 6, "means_init": None, "tol": 1e-4}
+    fits = [fit(x, random_state=seed, **many) for seed in range(4)]
+    monkeypatch.delattr(GaussianMixtureModel, "moves")
+    for seed, gm in enumerate(fits):
+        alone = fit(x, random_state=seed, **many)
+        assert gm.lower_bound_ > alone.lower_bound_ + 1e-4 if moved(gm) else gm.n_iter_ <= alone.n_iter_ + 1
+
+
+def test_fixed_parameters__stay():
+    gm = fit(fixed=("means",))
+    np.testing.assert_array_equal(gm.means_, STUCK)
+    assert not moved(gm)
+    assert not moved(fit(fixed=("weights",), weights_init=np.full(4, 0.25)))
+
+
+def test_prior__is_part_of_what_counts():
+    gm = fit(prior="fraley-raftery")
+    assert moved(gm)
+    assert gm.lower_bound_ == pytest.approx(best("full", prior="fraley-raftery"), abs=1e-4)
+
+
+@pytest.mark.parametrize("choice", ["reseed", "drop", "freeze", "raise"])
+def test_choices_for_degenerate_components__are_as_without(choice):
+    assert moved(fit(on_degenerate=choice))
+
+
+def test_rejected_move__is_the_last(monkeypatch):
+    """What the sample promised and all rows deny costs the one pass that found out."""
+    alone = fit(means_init=CENTERS)
+    monkeypatch.setattr(moves.Search, "__call__", lambda self, params, least: (worse(params), "Nothing"))
+    gm = fit(means_init=CENTERS)
+    assert gm.n_iter_ <= alone.n_iter_ + 1 and not moved(gm) and gm.converged_
+    assert any(record.candidates == 2 for record in gm.result_.history)
+    assert gm.lower_bound_ >= alone.lower_bound_
+
+
+def worse(params):
+    return type(params)(
+        params.covariance_type, params.weights, params.means + 5.0, params.cholesky, params.whitening
+    )
+
+
+def test_bits__are_the_same_on_every_scheduler():
+    one, other = fit(), fit(scheduler="synchronous")
+    assert moved(one) == moved(other) != []
+    np.testing.assert_array_equal(one.means_, other.means_)
+    np.testing.assert_array_equal(one.lower_bounds_, other.lower_bounds_)
+
+
+def test_checkpoint__in_the_middle_of_a_move_goes_on_to_the_same_bits(tmp_path):
+    gm = fit()
+    settings = {"means_init": STUCK, "random_state": 0}
+    for passes in range(1, gm.n_iter_):
+        place = tmp_path / str(passes)
+        part = sem.GaussianMixture(4, max_iter=passes, **settings)
+        with pytest.warns(sem.ConvergenceWarning):
+            part.fit(X, checkpoint=place)
+        again = sem.GaussianMixture(4, max_iter=300, **settings).fit(X, checkpoint=place, resume=True)
+        np.testing.assert_array_equal(again.means_, gm.means_)
+        assert again.n_iter_ == gm.n_iter_
