@@ -86,7 +86,7 @@ class Candidate(Generic[P]):
     """Parameters to evaluate in the next pass."""
 
     by: str
-    """"em", "anderson", "stretched", "sample" or "reseed"."""
+    """"em", "anderson", "stretched", "sample", "reseed" or "move"."""
     params: P
     """The parameters."""
 

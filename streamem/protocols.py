@@ -234,8 +234,8 @@ class Model(Protocol[P, S]):
     the sample), ``informed_by(summary) -> Model`` (to take hyper-parameters from the first pass; with
     ``uninformed`` True even where starting parameters are given), ``ascends = False`` where the M-step
     maximises nothing and the objective may fall, ``takes_missing = True`` where ``e_step`` and ``init``
-    understand rows with NaN, and what `streamem.acceleration` and
-    `streamem.degeneracy` name.
+    understand rows with NaN, and what `streamem.acceleration`,
+    `streamem.degeneracy` and `streamem.moves` name.
     """
 
     def init(self, sample: Rows, rng: np.random.Generator) -> P:

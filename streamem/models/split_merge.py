@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamem.errors import DegenerateComponentError
 from streamem.kernels.moments import moments
@@ -68,9 +69,12 @@ def moves(
     resp = model.responsibilities(params, rows)
     fixed = ("covariances",) if params.covariance_type == "tied" else ()
     part = replace(model, fixed=fixed, on_degenerate="freeze")
-    every = (_split(part, params, k, rows, resp, units) for k in range(len(params.weights)))
+    weighted = resp if rows.weight is None else resp * rows.weight[:, None]
+    # What becomes of components with less than a row is for `streamem.degeneracy` to say.
+    held = np.flatnonzero(weighted.sum(axis=0) * len(resp) >= rows.total_weight)
+    every = (_split(part, params, int(k), rows, resp, units) for k in held)
     splits = [split for split in every if split is not None]
-    merges = [_merge(part, params, pair, rows, resp) for pair in _overlapping(resp, rows.weight)]
+    merges = [_merge(part, params, pair, rows, resp) for pair in _overlapping(resp, weighted, held)]
     pairs = [(m.gain + s.gain, m, s) for m, s in itertools.product(merges, splits) if s.old[0] not in m.old]
     for gain, merge, split in sorted(pairs, key=lambda pair: -pair[0]):
         if gain < -MOST_LOST * rows.total_weight:
@@ -85,20 +89,14 @@ def _movable(model: GaussianMixtureModel, params: GaussianMixtureParams) -> bool
     return len(params.weights) > 2 and not model.fixed and not own_prior
 
 
-def _overlapping(resp: Array, weight: Array | None) -> list[tuple[int, int]]:
-    """Return the pairs of components whose responsibilities are most alike (Ueda et al. 2000, eq. 3.1).
-
-    What becomes of components with less than a row is for `streamem.degeneracy` to say.
-    """
-    weighted = resp if weight is None else resp * weight[:, None]
-    products = np.einsum("ni,nj->ij", weighted, resp)
+def _overlapping(resp: Array, weighted: Array, held: NDArray[np.intp]) -> list[tuple[int, int]]:
+    """Return the pairs of components whose responsibilities are most alike (Ueda et al. 2000, eq. 3.1)."""
+    products = np.einsum("ni,nj->ij", weighted[:, held], resp[:, held])
     lengths = np.sqrt(np.diagonal(products))
-    i, j = np.triu_indices(len(products), 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        alike = np.nan_to_num(products[i, j] / (lengths[i] * lengths[j]))
-    held = weighted.sum(axis=0) >= (1.0 if weight is None else weight.mean())
-    most = np.argsort(-alike, kind="stable")
-    return [(int(i[pair]), int(j[pair])) for pair in most if held[i[pair]] and held[j[pair]]][:PAIRS]
+    i, j = np.triu_indices(len(held), 1)
+    alike = products[i, j] / (lengths[i] * lengths[j])
+    most = np.argsort(-alike, kind="stable")[:PAIRS]
+    return [(int(held[i[pair]]), int(held[j[pair]])) for pair in most]
 
 
 def _merge(
