@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "Callback",
@@ -29,6 +30,7 @@ __all__ = [
 
 P = TypeVar("P")
 
+MANY_STEPS = 20  # after which irregular ones tell a pace
 SLOW_PASSES, SLOW_GAIN = 10, 1e-3  # so many passes for less than so many nats per row are slow
 
 
@@ -147,6 +149,9 @@ class RemainingGain:
     power law, what is left is g a τ/(1 - c); more than any finite amount where c >= 1. The largest
     of the last three ratios counts: one lucky short step must not end a fit.
 
+    Steps of accelerated fits may be irregular. Where they have been many and do not grow throughout, as on
+    the way out of a saddle, the climb is taken to go on at its pace for as many steps again.
+
     Examples
     --------
     >>> gain = RemainingGain()
@@ -167,11 +172,16 @@ class RemainingGain:
         with np.errstate(divide="ignore"):
             ratios = steps[1:] / steps[:-1]
         if not np.all(ratios < 1):
-            return np.inf
+            return self._at_this_pace(steps) if np.any(ratios < 1) else np.inf
         constants = 1 / (1 - ratios)
         slowing = max(0.0, float(constants[-1] - constants[0]) / (len(constants) - 1))
         ratio = float(np.max(ratios))
         return float(steps[-1] * ratio / (1 - ratio) / (1 - slowing)) if slowing < 1 else np.inf
+
+    def _at_this_pace(self, steps: NDArray[np.float64]) -> float:
+        """Return what as many steps as there have been would gain, each the largest of the last ones."""
+        made = len(self.values) - 1
+        return made * float(np.max(steps)) if made >= MANY_STEPS else np.inf
 
 
 def slow_progress(objectives: Sequence[float], n_components: int) -> tuple[Event, ...]:

@@ -282,3 +282,19 @@ def test_shared_passes__serve_those_that_attend():
     assert all(len(part) == 1 for part in reading.parts)
     assert [fit.result().status for fit in fits] == [Status.CONVERGED] * 2
     assert len(reading.parts) == sum(len(fit.history) for fit in fits)
+
+
+def estimates(steps):
+    gain = RemainingGain()
+    return [gain.update(objective) for objective in np.cumsum([0.0, *steps])]
+
+
+def test_remaining_gain__of_many_irregular_steps_is_as_much_again_at_their_pace():
+    irregular = [1e-3, 3e-3] * 20
+    found = estimates(irregular)
+    assert np.all(np.isinf(found[4:20]))
+    np.testing.assert_allclose(found[-1], 40 * 3e-3)
+
+
+def test_remaining_gain__of_growing_steps_is_unknown():
+    assert np.all(np.isinf(estimates(1e-6 * 1.3 ** np.arange(40))))
