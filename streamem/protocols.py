@@ -8,7 +8,7 @@ tree merge in `streamem.reduce`, concrete sources in `streamem.sources`, concret
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
@@ -49,6 +49,11 @@ class Rows:
     """(n,) the rows' places within the source; None where they follow `start` without a gap."""
     n_left_out: int = 0
     """Rows of this run that are not here, because a value is missing."""
+    label: NDArray[np.int64] | None = None
+    """(n,) the components that rows are known to come from, −1 where unknown; None where unknown of all.
+
+    Only models with ``takes_labels = True`` are given any.
+    """
 
     @property
     def n_samples(self) -> int:
@@ -57,8 +62,8 @@ class Rows:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that the rows and their weights take."""
-        return self.x.nbytes + (0 if self.weight is None else self.weight.nbytes)
+        """Bytes that the rows take, with their weights and labels."""
+        return sum(part.nbytes for part in (self.x, self.weight, self.label) if part is not None)
 
     @property
     def total_weight(self) -> float:
@@ -69,6 +74,24 @@ class Rows:
     def total_squared_weight(self) -> float:
         """The sum of the squares of the sample weights."""
         return float(len(self.x)) if self.weight is None else float(self.weight @ self.weight)
+
+    def some(self, chosen: NDArray[np.intp]) -> Rows:
+        """Return a copy of some of the rows, with all that goes with them, in the order asked for.
+
+        Examples
+        --------
+        >>> rows = Rows(np.array([[1.0], [2.0], [3.0]]), None, start=10, label=np.array([0, -1, 1]))
+        >>> some = rows.some(np.array([2, 0]))
+        >>> some.x[:, 0].tolist(), some.label.tolist(), some.index.tolist()
+        ([3.0, 1.0], [1, 0], [12, 10])
+        """
+        return replace(
+            self,
+            x=self.x[chosen],
+            weight=None if self.weight is None else self.weight[chosen],
+            index=self.start + chosen if self.index is None else self.index[chosen],
+            label=None if self.label is None else self.label[chosen],
+        )
 
 
 class Buffer:
@@ -234,8 +257,8 @@ class Model(Protocol[P, S]):
     the sample), ``informed_by(summary) -> Model`` (to take hyper-parameters from the first pass; with
     ``uninformed`` True even where starting parameters are given), ``ascends = False`` where the M-step
     maximises nothing and the objective may fall, ``takes_missing = True`` where ``e_step`` and ``init``
-    understand rows with NaN, and what `streamem.acceleration`,
-    `streamem.degeneracy` and `streamem.moves` name.
+    understand rows with NaN, ``takes_labels = True`` where they heed `Rows.label`, and what
+    `streamem.acceleration`, `streamem.degeneracy` and `streamem.moves` name.
     """
 
     def init(self, sample: Rows, rng: np.random.Generator) -> P:

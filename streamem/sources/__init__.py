@@ -22,6 +22,7 @@ def as_source(
     x: Any,
     sample_weight: Any = None,
     *,
+    y: Any = None,
     memory_limit: int | None = 2**30,
     missing: str = "raise",
     missing_chunks: str = "warn",
@@ -38,6 +39,9 @@ def as_source(
     sample_weight
         (n,) weights >= 0, of any of these kinds and chunked in any way; None where every row weighs 1. A row
         of weight 0 counts as absent, but must be finite all the same.
+    y
+        (n,) labels, of any of these kinds and chunked in any way: the component, from 0, that a row is known
+        to come from, −1 where that is unknown; None where it is of all.
     memory_limit
         Bytes that one load may need at its peak; None for no limit. Blocks are planned from it and from the
         store's chunks, and from nothing else.
@@ -53,7 +57,7 @@ def as_source(
     Raises
     ------
     InputError
-        The shape, dtype or kind of ``x`` or of the weights cannot be used.
+        The shape, dtype or kind of ``x``, of the weights or of the labels cannot be used.
     SourceError
         The store cannot be opened.
     MemoryLimitError
@@ -73,24 +77,26 @@ def as_source(
     if missing not in ("raise", "keep"):
         raise InputError(f'missing: expected "raise" or "keep", got {missing!r}.')
     if isinstance(x, Source):
-        return _unchanged(x, sample_weight, storage_options)
-    if storage_options is not None and not (is_url(x) or is_url(sample_weight)):
-        raise InputError("storage_options: neither x nor sample_weight is a URL. Leave them out.")
+        return _unchanged(x, sample_weight, y, storage_options)
+    if storage_options is not None and not any(map(is_url, (x, sample_weight, y))):
+        raise InputError("storage_options: none of x, sample_weight and y is a URL. Leave them out.")
     options = OpenOptions(missing_chunks, storage_options, memory_limit)
     rows = open_array(x, "x", options)
     weight = None if sample_weight is None else open_array(sample_weight, "sample_weight", options)
-    return open_source(rows, weight, memory_limit, missing)
+    label = None if y is None else open_array(y, "y", options)
+    return open_source(rows, weight, memory_limit, missing, label)
 
 
-def _unchanged(source: Source, sample_weight: Any, storage_options: Any) -> Source:
-    """Refuse weights for something that carries its own, and options for something that is open."""
+def _unchanged(source: Source, sample_weight: Any, y: Any, storage_options: Any) -> Source:
+    """Refuse weights and labels for something that carries its own, and options for what is open."""
     if storage_options is not None:
         raise InputError(
             f"{source.name}: storage_options were given for a source, which is open already. Leave them out."
         )
-    if sample_weight is not None:
-        raise InputError(
-            f"{source.name}: sample_weight was given for a source, which carries its own weights. "
-            "Give the weights to as_source together with the rows, or have the source return them."
-        )
+    for name, value, what in (("sample_weight", sample_weight, "weights"), ("y", y, "labels")):
+        if value is not None:
+            raise InputError(
+                f"{source.name}: {name} was given for a source, which carries its own {what}. "
+                f"Give the {what} to as_source together with the rows, or have the source return them."
+            )
     return source

@@ -12,10 +12,21 @@ from streamem.errors import InputError, NonFiniteError
 from streamem.protocols import FloatArray
 from streamem.sources.handles import ArrayHandle
 
-__all__ = ["all_finite", "check_rows", "check_shape", "check_weight", "check_weights", "row_dtype"]
+__all__ = [
+    "all_finite",
+    "check_label",
+    "check_labels",
+    "check_rows",
+    "check_shape",
+    "check_weight",
+    "check_weights",
+    "row_dtype",
+]
 
 PIECE = 8192
 """Values per step of the finiteness check: fits in the first cache, and too few for BLAS to start threads."""
+LARGEST_LABEL = 2.0**31
+"""There is no mixture of so many components."""
 
 
 def row_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -69,17 +80,32 @@ def check_shape(array: ArrayHandle) -> None:
 
 def check_weights(weight: ArrayHandle, n_samples: int) -> None:
     """Refuse weights that are not one real number for each row."""
-    if len(weight.shape) != 1:
+    _check_length(weight, n_samples, "sample_weight")
+    row_dtype(weight.name, weight.dtype)
+
+
+def check_labels(label: ArrayHandle, n_samples: int) -> None:
+    """Refuse labels that are not one number for each row; whether they are whole is seen as they are read."""
+    _check_length(label, n_samples, "y")
+    if label.dtype.kind not in "biuf" or label.dtype.itemsize > 8:
         raise InputError(
-            f"{weight.name}: sample_weight must be one number per row, (n,); the shape is {weight.shape}. "
+            f"{label.name}: labels of dtype {label.dtype} are no whole numbers. Number the classes from 0, "
+            "e.g. with np.unique(y, return_inverse=True)[1], and give −1 where none is known."
+        )
+
+
+def _check_length(array: ArrayHandle, n_samples: int, what: str) -> None:
+    """Refuse what is not one number for each row."""
+    if len(array.shape) != 1:
+        raise InputError(
+            f"{array.name}: {what} must be one number per row, (n,); the shape is {array.shape}. "
             "Give a 1-D array, e.g. w.reshape(-1)."
         )
-    if weight.shape[0] != n_samples:
+    if array.shape[0] != n_samples:
         raise InputError(
-            f"{weight.name}: sample_weight has {weight.shape[0]:,} values for {n_samples:,} rows. "
+            f"{array.name}: {what} has {array.shape[0]:,} values for {n_samples:,} rows. "
             "Give one for each row."
         )
-    row_dtype(weight.name, weight.dtype)
 
 
 def all_finite(values: FloatArray) -> bool:
@@ -131,4 +157,16 @@ def check_weight(where: str, weight: NDArray[np.float64], start: int) -> None:
     raise kind(
         f"{where}: {int(np.count_nonzero(bad)):,} sample weights are negative or not finite, first in row "
         f"{start + row:,} ({weight[row]}). Give numbers >= 0, and 0 to rows that should not count."
+    )
+
+
+def check_label(where: str, label: NDArray[np.float64], start: int) -> None:
+    """Raise unless all labels of a block (n,) are whole numbers >= −1."""
+    bad = ~((label >= -1) & (label == np.floor(label)) & (label < LARGEST_LABEL))  # true for NaN
+    if not bad.any():
+        return
+    row = int(np.argmax(bad))
+    raise InputError(
+        f"{where}: {int(np.count_nonzero(bad)):,} labels (y) are no components, first in row {start + row:,} "
+        f"({label[row]:.15g}). Give whole numbers from 0, and −1 where the component is unknown."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,11 +52,9 @@ class _DroppingBlock(WrappedBlock):
         if rows.complete:
             return rows
         kept = np.flatnonzero(~np.isnan(rows.x).any(axis=1))
-        weight = None if rows.weight is None else rows.weight[kept]
-        present = len(rows.x) if rows.weight is None else int(np.count_nonzero(rows.weight))
-        left_out = present - (len(kept) if weight is None else int(np.count_nonzero(weight)))
-        index = rows.start + kept if rows.index is None else rows.index[kept]
-        return Rows(rows.x[kept], weight, rows.start, True, index, rows.n_left_out + left_out)
+        left = rows.some(kept)
+        left_out = rows.n_left_out + rows.n_samples - left.n_samples
+        return replace(left, complete=True, n_left_out=left_out)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as what it is: rows must be dropped there too."""

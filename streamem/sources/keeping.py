@@ -30,7 +30,7 @@ class KeepingSource(WrappedSource):
     """
 
     n_bytes: int
-    """Bytes that kept rows and weights may take."""
+    """Bytes that kept rows, weights and labels may take."""
     kept: dict[int, Rows] = field(default_factory=dict)
     """Rows by index of their block."""
 
@@ -52,6 +52,10 @@ class _KeptBlock(WrappedBlock):
         rows = self.kept.get(self.index)
         if rows is None:
             loaded = self.block.load(buffer)
-            weight = None if loaded.weight is None else loaded.weight.copy()
-            rows = self.kept[self.index] = replace(loaded, x=loaded.x.copy(), weight=weight)
+            rows = self.kept[self.index] = replace(
+                loaded,
+                x=loaded.x.copy(),
+                weight=None if loaded.weight is None else loaded.weight.copy(),
+                label=None if loaded.label is None else loaded.label.copy(),
+            )
         return rows

@@ -46,8 +46,8 @@ class ScratchSource(WrappedSource):
 
     file: _Descriptor
     """The scratch file."""
-    written: dict[int, tuple[bool, bool]] = field(default_factory=dict)
-    """Whether rows have weights and are complete, by index of the blocks that are in the file."""
+    written: dict[int, tuple[bool, bool, bool]] = field(default_factory=dict)
+    """Whether rows have weights, have labels, and are complete, by index of the blocks in the file."""
 
     def blocks(self) -> Sequence[Block]:
         """Return the blocks of the other source, each read from the scratch file once it is there."""
@@ -66,20 +66,24 @@ class _ScratchBlock(WrappedBlock):
             rows = self.block.load(buffer)
             self._write(rows)
             return rows
-        weighted, complete = written
+        weighted, labelled, complete = written
         n, d = self.stop - self.start, self.scratch.n_features
         x_bytes = n * d * self.scratch.dtype.itemsize
-        memory = (buffer or Buffer()).take((x_bytes + n * weighted * FLOAT64.itemsize,), np.dtype(np.uint8))
+        n_bytes = x_bytes + n * (weighted + labelled) * FLOAT64.itemsize
+        memory = (buffer or Buffer()).take((n_bytes,), np.dtype(np.uint8))
         self._transfer(os.preadv, memory)
-        weight = memory[x_bytes:].view(FLOAT64) if weighted else None
-        return Rows(memory[:x_bytes].view(self.scratch.dtype).reshape(n, d), weight, self.start, complete)
+        weight = memory[x_bytes:].view(FLOAT64)[:n] if weighted else None
+        label = memory[x_bytes:].view(np.int64)[n * weighted :] if labelled else None
+        x = memory[:x_bytes].view(self.scratch.dtype).reshape(n, d)
+        return Rows(x, weight, self.start, complete, label=label)
 
     def _write(self, rows: Rows) -> None:
-        x = rows.x.reshape(-1).view(np.uint8)
-        self._transfer(os.pwritev, x)
-        if rows.weight is not None:
-            self._transfer(os.pwritev, np.ascontiguousarray(rows.weight).view(np.uint8), x.nbytes)
-        self.scratch.written[self.index] = rows.weight is not None, rows.complete
+        done = 0
+        for part in (rows.x.reshape(-1), rows.weight, rows.label):
+            if part is not None:
+                self._transfer(os.pwritev, np.ascontiguousarray(part).view(np.uint8), done)
+                done += part.nbytes
+        self.scratch.written[self.index] = rows.weight is not None, rows.label is not None, rows.complete
 
     def _transfer(self, move: Any, memory: NDArray[np.uint8], skip: int = 0) -> None:
         """Read or write all of ``memory`` at the place of this block."""

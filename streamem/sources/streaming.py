@@ -1,4 +1,4 @@
-"""The one source: rows and weights behind two array handles, cut into blocks that read, convert and check.
+"""The one source: rows, weights and labels behind array handles, in blocks that read, convert and check.
 
 How a store is read is in its own file (an `ArrayHandle`); where blocks begin is decided in `planning`.
 """
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from streamem.errors import SourceError, StreamEMError
 from streamem.protocols import Buffer, Rows
-from streamem.sources.checking import check_rows, check_shape, check_weight, check_weights, row_dtype
+from streamem.sources.checking import (
+    check_label,
+    check_labels,
+    check_rows,
+    check_shape,
+    check_weight,
+    check_weights,
+    row_dtype,
+)
 from streamem.sources.handles import ArrayHandle
 from streamem.sources.planning import block_edges, target_rows
 from streamem.sources.reading import peak_bytes, read_floats, scratch_bytes
@@ -28,7 +36,7 @@ FLOAT64 = np.dtype(np.float64)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArraySource:
-    """Rows and weights of stored arrays, cut into blocks."""
+    """Rows, weights and labels of stored arrays, cut into blocks."""
 
     x: ArrayHandle
     """(n, d) rows as stored."""
@@ -42,6 +50,18 @@ class ArraySource:
     """Bytes that the largest load needs at its peak, decoding included."""
     missing: str = "raise"
     """What to do about NaN: "raise", or "keep"."""
+    label: ArrayHandle | None = None
+    """(n,) labels as stored; None where there are none."""
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What is stored: rows, and their weights and labels where there are any."""
+        return tuple(array for array in (self.x, self.weight, self.label) if array is not None)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether rows come with labels."""
+        return self.label is not None
 
     @property
     def name(self) -> str:
@@ -66,28 +86,27 @@ class ArraySource:
     @property
     def stores(self) -> tuple[Any, ...]:
         """What a worker must see: places outside of this process, each with ``require_visible``."""
-        return tuple(array for array in (self.x, self.weight) if hasattr(array, "require_visible"))
+        return tuple(array for array in self.arrays if hasattr(array, "require_visible"))
 
     @property
     def stored_bytes(self) -> int | None:
         """Bytes that a pass reads, compressed where the store compresses; None where it does not say."""
-        arrays: list[Any] = [array for array in (self.x, self.weight) if array is not None]
-        whole = [0 if a.memory is not None else math.prod(a.shape) * a.dtype.itemsize for a in arrays]
+        whole = [0 if a.memory is not None else math.prod(a.shape) * a.dtype.itemsize for a in self.arrays]
         sizes = [
-            getattr(array, "stored_bytes", n_bytes) for array, n_bytes in zip(arrays, whole, strict=True)
+            getattr(array, "stored_bytes", n_bytes) for array, n_bytes in zip(self.arrays, whole, strict=True)
         ]
         return None if None in sizes else int(sum(sizes))
 
     @property
     def client(self) -> Any:
         """The client of the cluster that holds parts of the rows, if one does."""
-        futures = [f for array in (self.x, self.weight) for f in getattr(array, "futures", {}).values()]
+        futures = [f for array in self.arrays for f in getattr(array, "futures", {}).values()]
         return futures[0].client if futures else None
 
     def blocks(self) -> tuple[ArrayBlock, ...]:
         """Return all blocks, in row order."""
         return tuple(
-            ArrayBlock(i, start, stop, self.x, self.weight, self.dtype, self.missing)
+            ArrayBlock(i, start, stop, self.x, self.weight, self.dtype, self.missing, self.label)
             for i, (start, stop) in enumerate(pairwise(self.edges))
         )
 
@@ -110,17 +129,22 @@ class ArrayBlock:
     """float32 or float64: what rows are converted to."""
     missing: str = "raise"
     """What to do about NaN: "raise", or "keep"."""
+    label: ArrayHandle | None = None
+    """(n,) labels as stored; None where there are none."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel with what these rows need: where the file is, or the rows if they are in memory."""
-        weight = None if self.weight is None else self.weight.portable(self.start, self.stop)
-        x = self.x.portable(self.start, self.stop)
-        return ArrayBlock, (self.index, self.start, self.stop, x, weight, self.dtype, self.missing)
+        x, weight, label = (
+            None if array is None else array.portable(self.start, self.stop)
+            for array in (self.x, self.weight, self.label)
+        )
+        return ArrayBlock, (self.index, self.start, self.stop, x, weight, self.dtype, self.missing, label)
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """Futures of a cluster that the rows are made from."""
-        arrays: list[Any] = [array for array in (self.x, self.weight) if hasattr(array, "inputs")]
+        stored: tuple[Any, ...] = (self.x, self.weight, self.label)
+        arrays = [array for array in stored if hasattr(array, "inputs")]
         return tuple(future for array in arrays for future in array.inputs(self.start, self.stop))
 
     def given(self, values: Mapping[Any, Any]) -> ArrayBlock:
@@ -129,13 +153,18 @@ class ArrayBlock:
         def with_values(array: Any) -> Any:
             return array.given(values) if hasattr(array, "given") else array
 
-        return replace(self, x=with_values(self.x), weight=with_values(self.weight))
+        return replace(
+            self,
+            x=with_values(self.x),
+            weight=with_values(self.weight),
+            label=with_values(self.label),
+        )
 
     def __str__(self) -> str:
         return f"Block {self.index} (rows {self.start:,}-{self.stop:,} of {self.x.name})"
 
     def load(self, buffer: Buffer | None = None) -> Rows:
-        """Read the rows and their weights, convert them, and check that they are finite, or else missing.
+        """Read rows, weights and labels, convert them, and check that they are finite, or else missing.
 
         Rows in memory that are contiguous floats already are returned as a view.
 
@@ -144,19 +173,23 @@ class ArrayBlock:
         SourceError
             The store could not be read.
         NonFiniteError, InputError
-            NaN or Inf among the rows; weights that are negative or not finite.
+            NaN or Inf among the rows; weights that are negative or not finite; labels that are not whole.
         """
-        n = self.stop - self.start
+        n, where, weight, label = self.stop - self.start, str(self), None, None
         x_bytes = scratch_bytes(self.x, n, self.dtype)
         weight_bytes = 0 if self.weight is None else scratch_bytes(self.weight, n, FLOAT64)
-        memory = (buffer or Buffer()).take((x_bytes + weight_bytes,), np.dtype(np.uint8))
+        label_bytes = 0 if self.label is None else scratch_bytes(self.label, n, FLOAT64)
+        memory = (buffer or Buffer()).take((x_bytes + weight_bytes + label_bytes,), np.dtype(np.uint8))
         x = self._read(self.x, self.dtype, memory[:x_bytes])
-        complete = check_rows(str(self), x, self.start, self.missing)
-        if self.weight is None:
-            return Rows(x, None, self.start, complete)
-        weight = self._read(self.weight, FLOAT64, memory[x_bytes:])
-        check_weight(str(self), weight, self.start)
-        return Rows(x, weight, self.start, complete)
+        complete = check_rows(where, x, self.start, self.missing)
+        if self.weight is not None:
+            weight = self._read(self.weight, FLOAT64, memory[x_bytes : x_bytes + weight_bytes])
+            check_weight(where, weight, self.start)
+        if self.label is not None:
+            given = self._read(self.label, FLOAT64, memory[x_bytes + weight_bytes :])
+            check_label(where, given, self.start)
+            label = given.astype(np.int64)
+        return Rows(x, weight, self.start, complete, label=label)
 
     def _read(self, array: ArrayHandle, dtype: np.dtype[Any], memory: NDArray[np.uint8]) -> NDArray[Any]:
         """Read one array, and say which block failed if it cannot be read."""
@@ -172,14 +205,18 @@ class ArrayBlock:
 
 
 def open_source(
-    x: ArrayHandle, weight: ArrayHandle | None, memory_limit: int | None, missing: str = "raise"
+    x: ArrayHandle,
+    weight: ArrayHandle | None,
+    memory_limit: int | None,
+    missing: str = "raise",
+    label: ArrayHandle | None = None,
 ) -> ArraySource:
     """Check shapes and dtypes, cut the rows into blocks, and return the source.
 
     Raises
     ------
     InputError
-        The arrays are not an (n, d) table of real numbers and its (n,) weights.
+        The arrays are not an (n, d) table of real numbers, its (n,) weights and its (n,) labels.
     MemoryLimitError
         One load needs more than the limit.
     """
@@ -187,12 +224,16 @@ def open_source(
     dtype = row_dtype(x.name, x.dtype)
     if weight is not None:
         check_weights(weight, x.shape[0])
+    if label is not None:
+        check_labels(label, x.shape[0])
 
     def cost(start: int, stop: int) -> int:
         weight_bytes = 0 if weight is None else peak_bytes(weight, start, stop, FLOAT64)
-        return peak_bytes(x, start, stop, dtype) + weight_bytes
+        label_bytes = 0 if label is None else peak_bytes(label, start, stop, FLOAT64) + 8 * (stop - start)
+        return peak_bytes(x, start, stop, dtype) + weight_bytes + label_bytes
 
     n_samples, n_features = x.shape
     rows = target_rows(n_samples, n_features * dtype.itemsize, memory_limit)
     edges = block_edges(x.name, n_samples, x.row_grids, rows, cost, memory_limit)
-    return ArraySource(x, weight, dtype, edges, max(cost(a, b) for a, b in pairwise(edges)), missing)
+    largest = max(cost(a, b) for a, b in pairwise(edges))
+    return ArraySource(x, weight, dtype, edges, largest, missing, label)

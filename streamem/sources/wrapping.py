@@ -60,9 +60,14 @@ class WrappedSource:
         return getattr(self.source, "client", None)
 
     @property
+    def labelled(self) -> bool:
+        """Whether rows come with labels."""
+        return bool(getattr(self.source, "labelled", False))
+
+    @property
     def row_bytes(self) -> int:
-        """Bytes that a row takes when it is held, its weight included."""
-        return self.n_features * self.dtype.itemsize + np.dtype(np.float64).itemsize
+        """Bytes that a row takes when it is held, its weight and label included."""
+        return self.n_features * self.dtype.itemsize + np.dtype(np.float64).itemsize * (1 + self.labelled)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

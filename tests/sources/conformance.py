@@ -227,6 +227,22 @@ class SourceTests:
         with pytest.raises(InputError, match="sample_weight"):
             make_source(numbers(100, 2), weight=np.ones(shape))
 
+    def test_label__of_any_kind_belongs_to_its_row(
+        self, make_source: Any, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        array, label, weight = numbers(100, 3), np.arange(100) % 5 - 1, numbers(100, 1)[:, 0]
+        for chunk_rows, dtype, w in ((1, "int8", weight), (9, "float32", None), (100, "int64", weight)):
+            x = self.make(array, 7, tmp_path_factory.mktemp("x"))
+            y = self.make(label.astype(dtype), chunk_rows, tmp_path_factory.mktemp("label"))
+            source = as_source(x, w, y=y, memory_limit=limit_for(14, array))
+            for block in [*source.blocks(), *pickle.loads(pickle.dumps(source.blocks()))]:
+                rows = block.load(Buffer())
+                assert rows.label is not None and rows.label.dtype == np.int64
+                np.testing.assert_array_equal(rows.label, label[block.start : block.stop])
+                np.testing.assert_array_equal(rows.x, array[block.start : block.stop])
+                if w is not None:
+                    np.testing.assert_array_equal(rows.weight, w[block.start : block.stop])
+
     def test_shape__other_than_a_table_is_refused(self, tmp_path_factory: pytest.TempPathFactory) -> None:
         cases = {
             (20,): r"reshape\(-1, 1\)",

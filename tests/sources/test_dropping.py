@@ -58,6 +58,14 @@ def test_rows__are_kept_between_passes_and_dropped_again_elsewhere(source, tmp_p
     np.testing.assert_array_equal(block.load().x, kept.blocks()[-1].load().x)
 
 
+def test_labels__stay_with_their_rows():
+    label = np.arange(len(X)) % 5 - 1
+    source = DroppingSource(as_source(X, y=label, missing="keep", memory_limit=2**21))
+    found = [block.load().label for block in source.blocks()]
+    assert len(found) > 2
+    np.testing.assert_array_equal(np.concatenate(found), label[KEPT])
+
+
 def test_complete_block__is_not_copied():
     dropping = DroppingSource(as_source(X[:5000], missing="keep"))
     assert all(np.shares_memory(block.load().x, X) for block in dropping.blocks())

@@ -56,13 +56,14 @@ def test_room__decides_how_many_blocks_are_kept(store, loads):
     assert sum(rows.n_bytes for rows in source.kept.values()) <= 22_000 * 32
 
 
-def test_kept_weights__stay_with_their_rows(store):
+def test_kept_weights_and_labels__stay_with_their_rows(store):
     weight = np.arange(50_000.0)
-    source = KeepingSource(as_source(store, weight), 10**9)
+    source = KeepingSource(as_source(store, weight, y=weight), 10**9)
     for _ in range(2):
         buffer = Buffer()
         for block in source.blocks():
             np.testing.assert_array_equal(block.load(buffer).weight, weight[block.start : block.stop])
+            np.testing.assert_array_equal(block.load(buffer).label, weight[block.start : block.stop])
 
 
 def test_kept_block__travels_without_its_rows(store):

@@ -41,6 +41,20 @@ def test_rows__come_back_as_they_went(store, tmp_path, weight, monkeypatch):
             monkeypatch.setattr(ArrayBlock, "load", None)  # the store is not read again
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_labels__come_back_as_they_went(store, tmp_path, weight, monkeypatch):
+    label = np.arange(50_000) % 7 - 1
+    with open_scratch(as_source(store, weight, y=label), tmp_path) as source:
+        for _ in range(2):
+            for block in source.blocks():
+                rows = block.load(Buffer())
+                np.testing.assert_array_equal(rows.label, label[block.start : block.stop])
+                np.testing.assert_array_equal(rows.x, X[block.start : block.stop])
+                if weight is not None:
+                    np.testing.assert_array_equal(rows.weight, weight[block.start : block.stop])
+            monkeypatch.setattr(ArrayBlock, "load", None)
+
+
 def test_block__travels_without_the_file(store, tmp_path):
     with open_scratch(as_source(store), tmp_path) as source:
         block = pickle.loads(pickle.dumps(source.blocks()[3]))
