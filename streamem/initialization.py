@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 def seeding_rows(sample: Rows, n_components: int) -> Rows:
     """Return the leading rows of a sample, as many as seeding can use: a sample comes in random order."""
     n = min(len(sample.x), max(20 * n_components, min(16_384, 2**23 // n_components)))
-    return replace(sample, x=sample.x[:n], weight=None if sample.weight is None else sample.weight[:n])
+    return sample.some(np.arange(n))
 
 
 def responsibilities(
@@ -40,6 +40,7 @@ def responsibilities(
     n_components: int,
     rng: np.random.Generator,
     centers: Array | None = None,
+    known: Array | None = None,
 ) -> Array:
     """Return starting responsibilities, (n, k), each row summing to 1.
 
@@ -51,6 +52,10 @@ def responsibilities(
         array of labels (n,) or responsibilities (n, k).
     centers
         (k, d) centres that replace seeding where rows are assigned to centres.
+    known
+        (k, d) means of the rows with each label, NaN where there are none: seeding adds centres to them, and
+        moves none of them to another component. Rows with labels stay where they belong (Basu, Banerjee &
+        Mooney 2002).
 
     Raises
     ------
@@ -58,23 +63,45 @@ def responsibilities(
         If the method is unknown, or the array does not fit.
     """
     if not isinstance(start, str):
-        return _given(np.asarray(start), len(rows.x), n_components)
-    if start not in METHODS:
+        resp = _given(np.asarray(start), len(rows.x), n_components)
+    elif start not in METHODS:
         raise InputError(f"init_params: expected one of {', '.join(METHODS)} or an array, got {start!r}.")
-    if start == "random":
+    elif start == "random":
         resp = rng.random((len(rows.x), n_components))
-        return np.asarray(resp / resp.sum(axis=1, keepdims=True))
-    scale = _column_scale(rows)
-    if centers is not None:
-        labels = kmeans.assign(rows.x, np.asarray(centers, dtype=np.float64), scale)
-    elif start == "random_from_data":
-        labels = kmeans.assign(rows.x, _random_centers(rows, n_components, rng), scale)
-    elif start == "k-means++":
-        trials = 2 + int(np.log(n_components))
-        labels = kmeans.assign(rows.x, _plus_plus(rows, n_components, scale, rng, trials), scale)
+        resp = np.asarray(resp / resp.sum(axis=1, keepdims=True))
     else:
-        labels = _kmeans(rows, n_components, scale, rng)
-    return _one_hot(labels, n_components)
+        scale = _column_scale(rows)
+        if centers is None:
+            nearest = _seeded(start, rows, n_components, scale, rng, known)
+        else:
+            nearest = kmeans.assign(rows.x, np.asarray(centers, dtype=np.float64), scale)
+        resp = _one_hot(nearest, n_components)
+    if rows.label is not None:
+        held = np.flatnonzero(rows.label >= 0)
+        resp[held] = _one_hot(rows.label[held], n_components)
+    return resp
+
+
+def _seeded(
+    start: str, rows: Rows, k: int, scale: Array, rng: np.random.Generator, known: Array | None
+) -> NDArray[np.int64]:
+    """Return for each row, (n,), the component whose centre is nearest, the known ones in their places."""
+    unknown = np.full(k, True) if known is None else np.isnan(known).any(axis=1)
+    places = np.argsort(unknown, kind="stable")  # centres that are known come first
+    first = np.empty((0, rows.x.shape[1])) if known is None else known[~unknown]
+    if rows.label is not None:
+        rows = replace(rows, label=np.where(rows.label >= 0, np.argsort(places)[rows.label], -1))
+    centers = _centers(start, rows, k, scale, rng, first)
+    return places[kmeans.assign(rows.x, centers, scale)]
+
+
+def _centers(start: str, rows: Rows, k: int, scale: Array, rng: np.random.Generator, first: Array) -> Array:
+    """Return up to k centres (k, d) by a method, ``first`` among them and ahead of the others."""
+    if start == "random_from_data":
+        return np.concatenate([first, _random_centers(rows, k - len(first), rng)])
+    if start == "k-means++":
+        return _plus_plus(rows, k, scale, rng, 2 + int(np.log(k)), first)
+    return _kmeans(rows, k, scale, rng, first)
 
 
 def _given(start: NDArray[Any], n: int, k: int) -> Array:
@@ -125,14 +152,20 @@ def _random_centers(rows: Rows, k: int, rng: np.random.Generator) -> Array:
     )
 
 
-def _plus_plus(rows: Rows, k: int, scale: Array, rng: np.random.Generator, trials: int) -> Array:
-    """Return k-means++ centres (k, d), each the best of ``trials`` draws (Arthur & Vassilvitskii 2007)."""
+def _plus_plus(
+    rows: Rows, k: int, scale: Array, rng: np.random.Generator, trials: int, first: Array
+) -> Array:
+    """Return k-means++ centres (k, d), each the best of ``trials`` draws (Arthur & Vassilvitskii 2007).
+
+    Those that are there ``first`` stay; without any, the first one is drawn at random.
+    """
     x = rows.x
     weight = np.ones(len(x)) if rows.weight is None else rows.weight
-    chosen = [int(rng.choice(len(x), p=_probabilities(weight)))]
+    chosen = [] if len(first) else [int(rng.choice(len(x), p=_probabilities(weight)))]
     closest = np.full(len(x), np.inf)
-    kmeans.min_squared_distance_update(x, x[chosen[0]].astype(np.float64), scale, closest)
-    for _ in range(1, k):
+    for center in (*first, *x[chosen].astype(np.float64)):
+        kmeans.min_squared_distance_update(x, center, scale, closest)
+    for _ in range(len(first) + len(chosen), k):
         drawn = rng.choice(len(x), size=trials, p=_probabilities(weight * closest))
         reached = []
         for row in np.unique(drawn):
@@ -141,32 +174,37 @@ def _plus_plus(rows: Rows, k: int, scale: Array, rng: np.random.Generator, trial
             reached.append((float(weight @ candidate), int(row), candidate))
         _, row, closest = min(reached, key=lambda trial: trial[:2])
         chosen.append(row)
-    return x[chosen].astype(np.float64)
+    return np.concatenate([first, x[chosen].astype(np.float64)])
 
 
-def _kmeans(rows: Rows, k: int, scale: Array, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return k-means labels from more centres than asked for, merged to k by Ward's criterion.
+def _kmeans(rows: Rows, k: int, scale: Array, rng: np.random.Generator, first: Array) -> Array:
+    """Return k-means centres (k, d) from more than asked for, merged to k by Ward's criterion.
 
     Seeding k centres directly often puts two into one cluster and one between two others, and neither Lloyd
     nor EM gets out of that. With several centres in each cluster no cluster is missed, and those of one
-    cluster find each other (after the two-round EM of Dasgupta & Schulman 2007).
+    cluster find each other (after the two-round EM of Dasgupta & Schulman 2007). Centres that are there
+    ``first`` are never merged with one another.
     """
     many = min(OVERSEEDING * k, max(k, MOST_CENTERS), len(rows.x))
-    if many > k > 1:
-        seeds, mass = _lloyd(rows, _plus_plus(rows, many, scale, rng, trials=1), scale)
-        centers = _ward(seeds[mass > 0], mass[mass > 0], scale, k)
+    if many > k > 1 and len(first) < k:
+        seeds, mass = _lloyd(rows, _plus_plus(rows, many, scale, rng, 1, first), scale)
+        mass[: len(first)] = np.maximum(mass[: len(first)], 1.0)  # far from the sample, they are there still
+        centers = _ward(seeds[mass > 0], mass[mass > 0], scale, k, len(first))
     else:
-        centers = _plus_plus(rows, k, scale, rng, trials=1)
-    centers, _ = _lloyd(rows, centers, scale)
-    return kmeans.assign(rows.x, centers, scale)
+        centers = _plus_plus(rows, k, scale, rng, 1, first)
+    return _lloyd(rows, centers, scale)[0]
 
 
-def _ward(centers: Array, mass: Array, scale: Array, k: int) -> Array:
-    """Merge two centres of least added scatter, n_a n_b/(n_a + n_b) ‖c_a − c_b‖², until k are left."""
+def _ward(centers: Array, mass: Array, scale: Array, k: int, n_apart: int) -> Array:
+    """Merge two centres of least added scatter, n_a n_b/(n_a + n_b) ‖c_a − c_b‖², until k are left.
+
+    Of two that merge the one of lower number goes on, and two of the first ``n_apart`` never do.
+    """
     origin = centers[0]
     scaled = (centers - origin) * scale
     costs = _merge_costs(scaled[:, None] - scaled, mass[:, None], mass)
     np.fill_diagonal(costs, np.inf)
+    costs[:n_apart, :n_apart] = np.inf
     for _ in range(len(centers) - k):
         a, b = np.unravel_index(np.argmin(costs), costs.shape)
         share = mass[b] / (mass[a] + mass[b])
@@ -193,6 +231,8 @@ def _lloyd(rows: Rows, centers: Array, scale: Array) -> tuple[Array, Array]:
     previous = None
     for _ in range(LLOYD_STEPS):
         labels = kmeans.assign(x, centers, scale)
+        if rows.label is not None:
+            labels = np.where(rows.label >= 0, rows.label, labels)
         if previous is not None and np.array_equal(previous, labels):
             break
         previous = labels

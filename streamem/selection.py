@@ -214,6 +214,11 @@ def select(
         storage_options=storage_options,
         output=checkpoint,
     ) as data:
+        if data.labelled:
+            raise InputError(
+                f"y: select compares models without labels, but {data.source.name} has some. Leave them out, "
+                "or fit each model on its own."
+            )
         capacities = [sample_rows(trial.model, data.source, first.sample_size, limit) for trial in trials]
         whose = _whose(trials, given_seed, share, drop_hopeless and criterion, max(capacities))
         kept = open_kept(checkpoint, resume, data, whose, seed)

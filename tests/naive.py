@@ -60,7 +60,11 @@ def score_samples(x, weights, means, choleskys):
 
 def responsibilities(x, weights, means, choleskys):
     """(n, k) p(z = k | x)."""
-    joint = log_joint(x, weights, means, choleskys)
+    return posterior(log_joint(x, weights, means, choleskys))
+
+
+def posterior(joint):
+    """(n, k) exp(joint) / Σ_k exp(joint); zeros in a row that is impossible."""
     total = log_sum_exp(joint)
     resp = np.zeros_like(joint)
     possible = total > -np.inf
@@ -68,19 +72,30 @@ def responsibilities(x, weights, means, choleskys):
     return resp
 
 
+def with_labels(joint, y):
+    """Log-joints of rows observed together with their component: every other one is impossible."""
+    joint = joint.copy()
+    for i, label in enumerate(y):
+        for k in range(joint.shape[1]):
+            if label >= 0 and k != label:
+                joint[i, k] = -np.inf
+    return joint
+
+
 def x_log_x(r):
     """R log r, with 0 log 0 = 0."""
     return np.where(r > 0, r * np.log(np.where(r > 0, r, 1.0)), 0.0)
 
 
-def statistics(covariance_type, x, sample_weight, weights, means, choleskys, resp=None):
+def statistics(covariance_type, x, sample_weight, weights, means, choleskys, resp=None, labels=None):
     """(log_likelihood, entropy, Σ w r, Σ w r y, Σ w r y yᵀ in the form of the covariance type)."""
     w = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     keep = w > 0
     x, w = np.asarray(x, dtype=np.float64)[keep], w[keep]
     joint = log_joint(x, weights, means, choleskys)
+    joint = joint if labels is None else with_labels(joint, labels[keep])
     if resp is None:
-        r = responsibilities(x, weights, means, choleskys)
+        r = posterior(joint)
         log_likelihood = (w * log_sum_exp(joint)).sum()
     else:
         r = resp[keep]
@@ -211,12 +226,13 @@ def incomplete_log_joint(x, weights, means, choleskys):
     return np.array([[lw + conditional(row, m, c)[0] for lw, m, c in components] for row in x])
 
 
-def incomplete_statistics(covariance_type, x, sample_weight, weights, means, choleskys):
+def incomplete_statistics(covariance_type, x, sample_weight, weights, means, choleskys, labels=None):
     """What `statistics` returns, in expectation of missing values too; rows with nothing observed aside."""
     w = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     keep = (w > 0) & ~np.isnan(x).all(axis=1)
     x, w = np.asarray(x, dtype=np.float64)[keep], w[keep]
     joint = incomplete_log_joint(x, weights, means, choleskys)
+    joint = joint if labels is None else with_labels(joint, labels[keep])
     total = log_sum_exp(joint)
     r = np.exp(joint - total[:, None])
     k, d = means.shape

@@ -34,6 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OWN = (
     "data",
     "weights",
+    "labels",
     "output",
     "overwrite",
     "scratch",
@@ -137,6 +138,11 @@ def fitting(command: F) -> F:
     help="Where the model goes.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model file.")
+@click.option(
+    "--labels",
+    metavar="PATH",
+    help="A number for each row: the component, from 0, that it comes from; -1: unknown.",
+)
 @fitting
 @reading
 @configurable
@@ -153,6 +159,7 @@ def fit(**options: Any) -> None:
         estimator = _estimator(options, hear)
         estimator.fit(
             options["data"],
+            y=options["labels"],
             sample_weight=options["weights"],
             scratch=options["scratch"],
             checkpoint=options["checkpoint"],

@@ -55,6 +55,7 @@ def fit(
     params: P | None = None,
     *,
     sample_weight: Any = None,
+    y: Any = None,
     tol: float = 1e-6,
     max_iter: int = 100,
     n_init: int = 1,
@@ -84,6 +85,9 @@ def fit(
         Where to start. Without it, a first pass samples the rows and ``model.init`` starts from those.
     sample_weight
         (n,) weights >= 0: 0 leaves a row out, an integer repeats it.
+    y
+        (n,) labels, of any of the kinds of ``x``: the component, from 0, that a row is known to come from, or
+        −1 where that is unknown. For models with ``takes_labels = True`` only.
     tol
         Nats per unit weight: stop when the estimated remaining gain is below it.
     max_iter
@@ -182,7 +186,9 @@ def fit(
         missing=missing,
         storage_options=storage_options,
         output=checkpoint,
+        y=y,
     ) as data:
+        _check_labels(model, data)
         limit, seed = byte_limit(memory_limit), int(rng.integers(2**63))
         sampled = params is None or getattr(model, "uninformed", False)
         capacity = sample_rows(model, data.source, sample_size, limit) if sampled else 0
@@ -199,7 +205,8 @@ def fit(
         sample = None
         if sampled:
             summarize = kept.summary if kept else summarize_rows
-            summary = summarize(data, capacity, kept.seed if kept else seed)
+            k = getattr(model, "n_components", 0)
+            summary = summarize(data, capacity, kept.seed if kept else seed, k)
             model = informed(model, summary)
             sample = summary.sample if params is None else None
         if kept:
@@ -215,6 +222,22 @@ def fit(
             )
         iterate_together(fits, Reading(data), limit, kept=kept)
         return best_of(fits)
+
+
+def _check_labels(model: Any, data: RowData) -> None:
+    """Refuse labels to models that would ignore them, and where components may get other numbers."""
+    if not data.labelled:
+        return
+    if not getattr(model, "takes_labels", False):
+        raise InputError(
+            f"y: {type(model).__name__} does not say that it heeds labels (takes_labels = True), but "
+            f"{data.source.name} has some. Leave them out."
+        )
+    if getattr(model, "on_degenerate", None) == "drop":
+        raise InputError(
+            'y: labels name components by number, but on_degenerate="drop" would renumber them. Choose '
+            '"reseed", "freeze" or "raise".'
+        )
 
 
 def informed(model: Any, summary: DataSummary) -> Any:

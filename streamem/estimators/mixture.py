@@ -61,7 +61,7 @@ class MixtureEstimator(Parameterised):
     def fit(
         self,
         X: Any,
-        y: None = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         scratch: str | os.PathLike[str] | None = None,
@@ -79,7 +79,9 @@ class MixtureEstimator(Parameterised):
         X
             (n, d): an array, a path or URL, a zarr or dask array; see `streamem.as_source`.
         y
-            Ignored; here because pipelines pass it.
+            (n,) labels, of any of these kinds: the component, from 0, that a row is known to come from, or −1
+            where that is unknown; None where it is of all rows. A row with a label adds
+            log π_c p_c(x) to the log-likelihood, and its component starts from such rows.
         sample_weight
             (n,) weights >= 0, of any of these kinds.
         scratch
@@ -108,6 +110,7 @@ class MixtureEstimator(Parameterised):
             X,
             self.params_ if warm else None,
             sample_weight=sample_weight,
+            y=y,
             tol=self.tol,
             max_iter=self.max_iter,
             n_init=self.n_init,
@@ -143,8 +146,8 @@ class MixtureEstimator(Parameterised):
         self.n_iter_ = len(result.history)
         self.lower_bounds_ = [self._bound(record) for record in result.history]
 
-    def fit_predict(self, X: Any, y: None = None, **keywords: Any) -> NDArray[np.int64]:
-        """Fit, then return the most probable component of each row, (n,)."""
+    def fit_predict(self, X: Any, y: Any = None, **keywords: Any) -> NDArray[np.int64]:
+        """Fit, then return the most probable component of each row, (n,), whatever its label."""
         where = {name: keywords[name] for name in PLACES if name in keywords}
         if not is_url(X):
             where.pop("storage_options", None)
@@ -209,7 +212,7 @@ class MixtureEstimator(Parameterised):
         storage_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """Write ``function(rows)`` of all rows to ``out``; a dtype of None is that of the rows."""
-        with self._open(X, None, scheduler, client, callbacks, missing, storage_options, out) as data:
+        with self._open(X, None, None, scheduler, client, callbacks, missing, storage_options, out) as data:
             blocks = data.source.blocks()
             refuse_input_as_output(X, data.source, out)
             sink = open_sink(
@@ -234,14 +237,15 @@ class MixtureEstimator(Parameterised):
             data.notify(PassEnded("predict", 0))
             return result
 
-    def score(self, X: Any, y: None = None, *, sample_weight: Any = None, **where: Any) -> float:
-        """Return the mean log-likelihood per unit weight of the rows, in nats."""
-        stats = self.summarize(X, sample_weight=sample_weight, **where)
+    def score(self, X: Any, y: Any = None, *, sample_weight: Any = None, **where: Any) -> float:
+        """Return the mean log-likelihood per unit weight of the rows, and of labels as in `fit`, in nats."""
+        stats = self.summarize(X, y, sample_weight=sample_weight, **where)
         return float(stats.log_likelihood / stats.weight)
 
     def summarize(
         self,
         X: Any,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         scheduler: str | None = None,
@@ -251,11 +255,13 @@ class MixtureEstimator(Parameterised):
     ) -> Any:
         """Return the expected sufficient statistics of the rows under the estimates: one pass.
 
+        ``y`` are labels as in `fit`.
+
         Statistics of other rows merge (``a.merge(b)``), and `update` takes the M-step of the sum.
         """
         e_step = functools.partial(self._fitted_model().e_step, self._fitted())
         with self._open(
-            X, sample_weight, scheduler, client, callbacks, self.missing, storage_options
+            X, sample_weight, y, scheduler, client, callbacks, self.missing, storage_options
         ) as data:
             stats = data.one_pass(e_step, "score", 0).stats
             data.notify(PassEnded("score", 0))
@@ -345,6 +351,7 @@ class MixtureEstimator(Parameterised):
         self,
         X: Any,
         sample_weight: Any,
+        y: Any,
         scheduler: str | None,
         client: Any,
         callbacks: Iterable[Callback],
@@ -363,6 +370,7 @@ class MixtureEstimator(Parameterised):
             missing=missing,
             storage_options=storage_options,
             output=out,
+            y=y,
         ) as data:
             if data.source.n_features != self.n_features_in_:
                 raise InputError(

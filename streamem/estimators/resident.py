@@ -66,17 +66,18 @@ def sample_rows(model: Any, source: Source, sample_size: int | str, memory_limit
     wanted = SAMPLE_ROWS_PER_PARAMETER * count(source.n_features) if count else SMALLEST_SAMPLE
     wanted = min(max(wanted, SMALLEST_SAMPLE), max(source.n_samples // SAMPLE_SHARE, SMALLEST_SAMPLE))
     if memory_limit is not None:
-        row_bytes = source.n_features * source.dtype.itemsize + 24
+        row_bytes = source.n_features * source.dtype.itemsize + 24 + 8 * getattr(source, "labelled", False)
         wanted = min(wanted, max(1, memory_limit // SAMPLE_MEMORY_SHARE // row_bytes))
     return min(wanted, source.n_samples)
 
 
-def summarize_rows(data: RowData, capacity: int, seed: int) -> DataSummary:
-    """Make the first pass: moments of all rows, and the resident sample."""
-    plan = Summarize.plan(seed, capacity, data.rows_expected)
+def summarize_rows(data: RowData, capacity: int, seed: int, n_components: int = 0) -> DataSummary:
+    """Make the first pass: moments of all rows, and the resident sample; ``n_components`` for labels."""
+    plan = Summarize.plan(seed, capacity, data.rows_expected, n_components)
     summary = data.one_pass(plan, "sample", 0).stats
     if plan.missed(summary):  # most rows weigh nothing: look at all hashes
-        summary = data.one_pass(Summarize(seed, capacity), "sample", 0).stats
+        every = Summarize(seed, capacity, n_components=n_components)
+        summary = data.one_pass(every, "sample", 0).stats
     data.notify(PassEnded("sample", 0))
     if summary.n_left_out:
         lacking = "some" if data.missing == "drop" else "all"
@@ -273,5 +274,5 @@ def _steps(source: Source, sample_rows: int) -> int:
 
 def _resident(data: RowData, sample: Sample) -> RowData:
     """Return the sample as data, worked through in this process."""
-    source = as_source(sample.x, sample.weight, memory_limit=None, missing="keep")
+    source = as_source(sample.x, sample.weight, y=sample.label, memory_limit=None, missing="keep")
     return replace(data, source=source, scheduler=data.scheduler.local(), callbacks=())

@@ -150,7 +150,7 @@ class Kept:
         """Fits to go on with; 0 to start anew."""
         return 0 if self.stored is None else int(self.stored.header["n_fits"])
 
-    def summary(self, data: RowData, capacity: int, seed: int) -> DataSummary:
+    def summary(self, data: RowData, capacity: int, seed: int, n_components: int = 0) -> DataSummary:
         """Return what the first pass found; it is made only where that is not stored."""
         if self.sample is not None:
             try:
@@ -159,7 +159,7 @@ class Kept:
                 return summary
             except ModelFileError as error:
                 log.warning("%s Sampling the rows again.", error)
-        summary = summarize_rows(data, capacity, seed)
+        summary = summarize_rows(data, capacity, seed, n_components)
         encoded = encode(summary, "sample")
         archive = Archive(KIND, {"tree": encoded.tree}, encoded.arrays)
         self.sample = self.place.write("sample", 0, archive)
@@ -183,8 +183,7 @@ class Kept:
             params = next(starts(model, sample, self.data.source.n_samples, 1, rng))
         self.types |= encode(params, "params").types
         rows = self.data.source.blocks()[0].load() if sample is None else sample.rows()
-        weight = None if rows.weight is None else rows.weight[:TRIAL_ROWS]
-        stats = model.e_step(params, Rows(rows.x[:TRIAL_ROWS], weight, rows.start))
+        stats = model.e_step(params, rows.some(np.arange(min(TRIAL_ROWS, len(rows.x)))))
         self.types |= encode(stats, "stats").types
 
     def restored(self, fits: list[Fit]) -> list[Fit]:
@@ -368,8 +367,11 @@ class _Probe:
 
 def _probe(rows: Rows) -> _Probe:
     digest = hashlib.sha256(np.ascontiguousarray(rows.x).tobytes())
-    digest.update(b"" if rows.weight is None else rows.weight.tobytes())
-    what = "" if rows.weight is None else " weighted"
+    what = ""
+    for part, name in ((rows.weight, " weighted"), (rows.label, " labelled")):
+        if part is not None:
+            digest.update(part.tobytes())
+            what += name
     place = (rows.start, rows.start + len(rows.x), digest.hexdigest()[:16] + what)
     return _Probe(rows.n_samples, rows.total_weight, (place,))
 

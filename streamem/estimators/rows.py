@@ -44,6 +44,11 @@ class RowData:
         return self.source.n_samples * self.source.n_features * self.source.dtype.itemsize
 
     @property
+    def labelled(self) -> bool:
+        """Whether rows come with labels."""
+        return bool(getattr(self.source, "labelled", False))
+
+    @property
     def rows_expected(self) -> int:
         """Rows that a pass is about to see, for all that is known before it."""
         return self.source.n_samples
@@ -82,22 +87,24 @@ def open_rows(
     missing: str = "raise",
     storage_options: Mapping[str, Any] | None = None,
     output: Any = None,
+    y: Any = None,
 ) -> Iterator[RowData]:
     """Open data and a scheduler for it; for several ``passes``, keep decoded what there is room for.
 
     ``missing`` is "raise", "drop" or "marginal": what happens to rows with NaN; the last hands them over.
-    ``storage_options`` open whatever is given by URL: the rows, their weights, and ``output``, the place of
-    results or checkpoints.
+    ``storage_options`` open whatever is given by URL: the rows, their weights and labels ``y``, and ``output``,
+    the place of results or checkpoints.
     """
     check_missing(missing)
-    refuse_idle_options(storage_options, x, sample_weight, output)
+    refuse_idle_options(storage_options, x, sample_weight, y, output)
     limit = byte_limit(memory_limit)
     source: Any = as_source(
         x,
         sample_weight,
+        y=y,
         memory_limit=limit,
         missing="raise" if missing == "raise" else "keep",
-        storage_options=storage_options if is_url(x) or is_url(sample_weight) else None,
+        storage_options=storage_options if any(map(is_url, (x, sample_weight, y))) else None,
     )
     if missing == "raise" and getattr(source, "missing", "raise") != "raise":
         raise InputError(

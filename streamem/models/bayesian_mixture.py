@@ -16,7 +16,7 @@ diagonal, spherical or common one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,11 @@ class BayesianGaussianMixtureModel:
     """What the kernels compute in."""
     prior: NormalWishart | None = None
     """The prior of means and covariances with all that came from the rows."""
+    class_means: Array | None = None
+    """(k, d) means of the rows with each label, as the first pass has them; NaN where there are none."""
+
+    takes_labels: ClassVar[bool] = True
+    """Rows may have labels: see `streamem.models.labelled`."""
 
     @property
     def shape(self) -> Covariance:
@@ -148,7 +153,9 @@ class BayesianGaussianMixtureModel:
         return 1 / self.n_components if given is None else float(given)
 
     def informed_by(self, summary: DataSummary) -> BayesianGaussianMixtureModel:
-        """Return the model with its prior completed by the rows that were summarised."""
+        """Return the model with its prior completed by the rows that were summarised, and their classes."""
+        if summary.classes is not None:
+            self = replace(self, class_means=summary.classes.centers(summary.mean))
         if not self.uninformed:
             return self
         d = len(summary.mean)
@@ -176,14 +183,19 @@ class BayesianGaussianMixtureModel:
         """The Gaussian mixture that this is a distribution over, to do what both do alike."""
         units = None if self.prior is None else CovariancePrior(self.prior.scale, self.prior.floor)
         return GaussianMixtureModel(
-            self.n_components, self.covariance_type, start=self.start, prior=units, precision=self.precision
+            self.n_components,
+            self.covariance_type,
+            start=self.start,
+            prior=units,
+            precision=self.precision,
+            class_means=self.class_means,
         )
 
     def init(self, sample: Rows, rng: np.random.Generator) -> BayesianGaussianMixtureParams:
         """Return the M-step of starting responsibilities on the sample."""
-        return self.from_responsibilities(
-            sample, responsibilities(self.start, sample, self.n_components, rng)
-        )
+        known = self.mixture.known_means(sample)
+        resp = responsibilities(self.start, sample, self.n_components, rng, known=known)
+        return self.from_responsibilities(sample, resp)
 
     def from_responsibilities(self, sample: Rows, resp: Array) -> BayesianGaussianMixtureParams:
         """Return the M-step for given responsibilities (n, k): an E-step whose q(z) someone else chose."""

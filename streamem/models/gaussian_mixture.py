@@ -8,6 +8,7 @@ statistics are in `streamem.models.gaussian_statistics`, kernels in `streamem.ke
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,7 @@ from streamem.initialization import responsibilities
 from streamem.kernels import mixture
 from streamem.kernels.moments import moments as block_moments
 from streamem.kernels.patterns import patterns
-from streamem.models import degenerate, missing, split_merge
+from streamem.models import degenerate, labelled, missing, split_merge
 from streamem.models.covariance import COVARIANCES, FEWEST_DIGITS, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
 from streamem.models.normal_wishart import ConjugatePrior, NormalInverseWishart, triangular
@@ -72,9 +73,13 @@ class GaussianMixtureModel:
     """Which of `PARAMETERS` stay where the fit starts."""
     on_degenerate: str = "freeze"
     """What fits do about components that lose their rows: one of `streamem.degeneracy.CHOICES`."""
+    class_means: Array | None = None
+    """(k, d) means of the rows with each label, as the first pass has them; NaN where there are none."""
 
     takes_missing: ClassVar[bool] = True
     """Rows may have missing values: see `streamem.models.missing`."""
+    takes_labels: ClassVar[bool] = True
+    """Rows may have labels: see `streamem.models.labelled`."""
 
     @property
     def shape(self) -> Covariance:
@@ -92,7 +97,9 @@ class GaussianMixtureModel:
         return self.reg_covar == "auto" and self.prior is None
 
     def informed_by(self, summary: DataSummary) -> GaussianMixtureModel:
-        """Return the model with its penalty scaled to the rows that were summarised."""
+        """Return the model with its penalty scaled to the rows that were summarised, and their classes."""
+        if summary.classes is not None:
+            self = replace(self, class_means=summary.classes.centers(summary.mean))
         if not self.uninformed:
             return self
         digits = FEWEST_DIGITS * np.finfo(np.float64).eps * summary.mean
@@ -107,9 +114,17 @@ class GaussianMixtureModel:
         """Return the M-step of starting responsibilities on the sample, overridden by what was given."""
         self._check_start(sample.x.shape[1])
         filled = missing.filled_with_means(sample)
-        resp = responsibilities(self.start, filled, self.n_components, rng, centers=self.means_init)
+        resp = responsibilities(
+            self.start, filled, self.n_components, rng, self.means_init, self.known_means(filled)
+        )
         params = self.from_responsibilities(sample, resp)
         return self._override(params)
+
+    def known_means(self, sample: Rows) -> Array | None:
+        """Return means of the rows of each label: of all rows, or of those of the sample."""
+        if self.class_means is not None or sample.label is None:
+            return self.class_means
+        return labelled.ClassMeans.of(sample, self.n_components).centers(np.zeros(sample.x.shape[1]))
 
     def _check_start(self, d: int) -> None:
         """Refuse starting values for another number of columns."""
@@ -174,8 +189,11 @@ class GaussianMixtureModel:
         return params
 
     def e_step(self, params: GaussianMixtureParams, rows: Rows) -> GaussianMixtureStats:
-        """Return expected sufficient statistics under the posterior q = p(z|x; params)."""
-        return self._statistics(params, rows, None)
+        """Return expected sufficient statistics under the posterior q = p(z|x; params), heeding labels."""
+        if not labelled.has_labels(rows):
+            return self._statistics(params, rows, None)
+        labelled.check(rows, len(params.weights))
+        return labelled.statistics(params, rows, functools.partial(self._statistics, resp=None))
 
     def given(self, params: GaussianMixtureParams, rows: Rows, resp: Array) -> GaussianMixtureStats:
         """Return expected sufficient statistics under given responsibilities (n, k)."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,7 +133,7 @@ def without_unobserved(rows: Rows, found: Patterns) -> Rows:
     if left_out == 0:
         return rows
     weight[group] = 0.0
-    return Rows(rows.x, weight, rows.start, False, rows.index, rows.n_left_out + left_out)
+    return replace(rows, weight=weight, n_left_out=rows.n_left_out + left_out)
 
 
 def statistics(
@@ -312,4 +312,4 @@ def filled_with_means(rows: Rows) -> Rows:
     first = np.take_along_axis(rows.x, seen.argmax(axis=0)[None], axis=0)
     origin = np.where(total > 0, np.where(np.isnan(first[0]), 0.0, first[0]), 0.0).astype(np.float64)
     mean = origin + weight @ np.where(seen, rows.x - origin, 0.0) / np.where(total > 0, total, 1.0)
-    return Rows(np.where(seen, rows.x, mean).astype(rows.x.dtype), rows.weight, rows.start)
+    return replace(rows, x=np.where(seen, rows.x, mean).astype(rows.x.dtype), complete=True)

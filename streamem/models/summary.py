@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamem.kernels.moments import moments
 from streamem.kernels.patterns import patterns
 from streamem.kernels.sampling import hashes, select_below
+from streamem.models.labelled import ClassMeans
 from streamem.models.missing import without_unobserved
 from streamem.models.pairs import PairMoments, overflowing
 from streamem.protocols import FloatArray, Rows
@@ -37,38 +38,47 @@ class Sample:
     """(m,) their positions in the source."""
     hash: NDArray[np.uint64]
     """(m,) what decided."""
+    label: NDArray[np.int64] | None = None
+    """(m,) their labels, or None."""
 
     def merge(self, other: Sample, capacity: int) -> Sample:
         """Return the ``capacity`` smallest of both."""
-        weight = None
+        weight = label = None
         if self.weight is not None or other.weight is not None:
             weight = np.concatenate([self._weights(), other._weights()])
+        if self.label is not None or other.label is not None:
+            label = np.concatenate([self._labels(), other._labels()])
         both = Sample(
             np.concatenate([self.x, other.x]),
             weight,
             np.concatenate([self.index, other.index]),
             np.concatenate([self.hash, other.hash]),
+            label,
         )
         return both if len(both.hash) <= capacity else both.smallest(capacity)
 
     def _weights(self) -> Array:
         return np.ones(len(self.x)) if self.weight is None else self.weight
 
+    def _labels(self) -> NDArray[np.int64]:
+        return np.full(len(self.x), -1) if self.label is None else self.label
+
+    def _some(self, chosen: slice | NDArray[np.intp]) -> Sample:
+        weight = None if self.weight is None else self.weight[chosen]
+        label = None if self.label is None else self.label[chosen]
+        return Sample(self.x[chosen], weight, self.index[chosen], self.hash[chosen], label)
+
     def smallest(self, capacity: int) -> Sample:
         """Return the rows of smallest hash, in that order: every prefix is a uniform sample."""
-        order = np.argsort(self.hash, kind="stable")[:capacity]
-        weight = None if self.weight is None else self.weight[order]
-        return Sample(self.x[order], weight, self.index[order], self.hash[order])
+        return self._some(np.argsort(self.hash, kind="stable")[:capacity])
 
     def leading(self, capacity: int) -> Sample:
         """Return the first rows without a copy: in order of hash, the sample that so much room would hold."""
-        weight = None if self.weight is None else self.weight[:capacity]
-        return Sample(self.x[:capacity], weight, self.index[:capacity], self.hash[:capacity])
+        return self.part(0, capacity)
 
     def part(self, start: int, stop: int) -> Sample:
         """Return some of the rows: in order of hash, a uniform sample of them."""
-        weight = None if self.weight is None else self.weight[start:stop]
-        return Sample(self.x[start:stop], weight, self.index[start:stop], self.hash[start:stop])
+        return self._some(slice(start, stop))
 
     def weighted(self, factor: float) -> Sample:
         """Return the rows with ``factor`` times their weights, so that a prior counts as it does for more."""
@@ -76,7 +86,7 @@ class Sample:
 
     def rows(self) -> Rows:
         """Return the sample as rows."""
-        return Rows(self.x, self.weight, 0, complete=not np.isnan(self.x).any())
+        return Rows(self.x, self.weight, 0, complete=not np.isnan(self.x).any(), label=self.label)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +115,8 @@ class DataSummary:
     """Rows left out because values are missing."""
     pairs: PairMoments | None = None
     """What mean and scatter come from where values are missing."""
+    classes: ClassMeans | None = None
+    """Means of the rows with the same label, where rows have labels."""
 
     @overflowing
     def merge(self, other: DataSummary) -> DataSummary:
@@ -122,6 +134,7 @@ class DataSummary:
             self.sample.merge(other.sample, self.capacity),
             self.capacity,
             n_left_out=self.n_left_out + other.n_left_out,
+            classes=_merged(self.classes, other.classes),
         )
         if self.pairs is None and other.pairs is None:
             return both
@@ -154,11 +167,16 @@ class Summarize:
     """Rows to keep."""
     threshold: int = LARGEST_HASH
     """Rows of larger hash are not looked at: what keeps the sample of a block small."""
+    n_components: int = 0
+    """Components that labels may name; 0 to leave labels alone."""
 
     @overflowing
     def __call__(self, rows: Rows) -> DataSummary:
         """Return the summary of one block."""
-        return self._of_complete(rows) if rows.complete else self._of_incomplete(rows)
+        summary = self._of_complete(rows) if rows.complete else self._of_incomplete(rows)
+        if rows.label is None or not self.n_components:
+            return summary
+        return replace(summary, classes=ClassMeans.of(rows, self.n_components))
 
     def _of_incomplete(self, rows: Rows) -> DataSummary:
         """Return the summary of a block in which values are missing."""
@@ -193,7 +211,8 @@ class Summarize:
             chosen = np.flatnonzero(allowed if rows.weight is None else allowed & (rows.weight > 0))
             index, chosen_hashes = rows.index[chosen], every[chosen]
         weight = None if rows.weight is None else rows.weight[chosen]
-        sample = Sample(rows.x[chosen], weight, index, chosen_hashes)
+        label = None if rows.label is None else rows.label[chosen]
+        sample = Sample(rows.x[chosen], weight, index, chosen_hashes, label)
         return sample if len(chosen) <= self.capacity else sample.smallest(self.capacity)
 
     def _of_complete(self, rows: Rows) -> DataSummary:
@@ -217,11 +236,11 @@ class Summarize:
         )
 
     @classmethod
-    def plan(cls, seed: int, capacity: int, n_samples: int) -> Summarize:
+    def plan(cls, seed: int, capacity: int, n_samples: int, n_components: int = 0) -> Summarize:
         """Return a first pass whose threshold lets ``capacity`` of ``n_samples`` rows through, with room."""
         expected = capacity + 6 * capacity**0.5 + 10
         share = min(1.0, expected / max(1, n_samples))
-        return cls(seed, capacity, min(LARGEST_HASH, int(share * LARGEST_HASH)))
+        return cls(seed, capacity, min(LARGEST_HASH, int(share * LARGEST_HASH)), n_components)
 
     def missed(self, summary: DataSummary) -> bool:
         """Return whether the threshold was too low, as it can be where most rows weigh nothing."""
@@ -229,3 +248,7 @@ class Summarize:
             len(summary.sample.index) < min(self.capacity, summary.n_samples)
             and self.threshold < LARGEST_HASH
         )
+
+
+def _merged(a: ClassMeans | None, b: ClassMeans | None) -> ClassMeans | None:
+    return a.merge(b) if a and b else a or b

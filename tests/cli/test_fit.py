@@ -71,6 +71,17 @@ def test_fit__weights_count(run, data):
     assert sem.load("model.npz").means_[0] == pytest.approx([5, 5], abs=0.3)
 
 
+def test_fit__labels_say_which_component_is_which(run, data, rows):
+    for first in (0, 1):
+        labels = np.full(600, -1)
+        labels[[0, 599]] = first, 1 - first
+        np.save("y.npy", labels)
+        assert run("fit", data, "-k", 2, "--labels", "y.npy", "--overwrite").exit_code == 0
+        direct = sem.GaussianMixture(2, random_state=0).fit(rows, labels)
+        assert np.array_equal(sem.load("model.npz").means_, direct.means_)
+        assert direct.means_[first, 0] < 0
+
+
 @pytest.mark.parametrize(
     "option, value, name, expected",
     [

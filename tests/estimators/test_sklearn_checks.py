@@ -25,18 +25,66 @@ DELIBERATE = {
 }
 """Checks that fail, and why that is meant."""
 
+ONE_COMPONENT = {
+    name: "sets n_components=1 and passes classes 0 and 1: a label that names no component is refused"
+    for name in (
+        "check_dont_overwrite_parameters",
+        "check_methods_sample_order_invariance",
+        "check_methods_subset_invariance",
+        "check_fit2d_1sample",
+        "check_fit2d_1feature",
+    )
+}
+"""Checks that fail where the classes that all of them pass as ``y`` are taken for what they say."""
+
+STARTS = {"check_sample_weight_equivalence_on_dense_data": "other rows, if only repeated, are other starts"}
+"""What fails with several components, which have a choice of where to start, with or without labels."""
+
+
+class WithoutLabels:
+    """An estimator under checks that pass classes where it has components: ``y`` stays away from it."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        return super().fit(X, sample_weight=sample_weight)
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        return super().fit_predict(X, sample_weight=sample_weight)
+
+    def score(self, X, y=None, sample_weight=None):
+        return super().score(X, sample_weight=sample_weight)
+
+
+class Gaussian(WithoutLabels, sem.GaussianMixture):
+    pass
+
+
+class Bayesian(WithoutLabels, sem.BayesianGaussianMixture):
+    pass
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", [sem.GaussianMixture, sem.BayesianGaussianMixture])
+@pytest.mark.parametrize("estimator", [Gaussian, Bayesian])
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
 def test_scikit_learns_checks__fail_only_where_it_is_meant(estimator, covariance_type):
-    gm = estimator(covariance_type=covariance_type, random_state=0)
+    assert_fails(estimator(covariance_type=covariance_type, random_state=0), DELIBERATE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("estimator", "also"), [(sem.GaussianMixture, STARTS), (sem.BayesianGaussianMixture, {})]
+)
+def test_scikit_learns_checks__with_their_classes_as_labels(estimator, also):
+    """Enough components for all classes: labels count, and every other check holds all the same."""
+    assert_fails(estimator(3, random_state=0), DELIBERATE | ONE_COMPONENT | also)
+
+
+def assert_fails(gm, deliberate):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # skipped checks, fits that need more passes
         results = check_estimator(gm, on_skip=None, on_fail=None)
     failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
     assert len(results) > 40
-    assert set(failed) == set(DELIBERATE), failed
+    assert set(failed) == set(deliberate), failed
 
 
 def test_pipeline__predicts_and_scores():
@@ -48,6 +96,15 @@ def test_pipeline__predicts_and_scores():
     np.testing.assert_array_equal(model.predict(X), labels)
     np.testing.assert_array_equal(model.score_samples(X), direct.score_samples(scaled))
     assert model.score(X) == direct.score(scaled)
+
+
+def test_pipeline__passes_labels_on():
+    y = np.full(len(X), -1)
+    nearest = sem.GaussianMixture(3, random_state=0).fit(X).predict(X)
+    y[::20] = (nearest[::20] + 1) % 3
+    model = make_pipeline(StandardScaler(), sem.GaussianMixture(3, random_state=0)).fit(X, y)
+    assert np.mean(model.predict(X) == (nearest + 1) % 3) > 0.95
+    assert model.score(X, y) < model.score(X)  # a label is one more thing to be right about
 
 
 def test_grid_search__chooses_the_number_of_components():
