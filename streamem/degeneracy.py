@@ -135,7 +135,7 @@ class Mending(Generic[P, S]):
             stats, _objectives = self._evaluated([place, step])
             place, step = (self.model.m_step(*pair) for pair in zip([place, step], stats, strict=True))
         stats, (ours, theirs) = self._evaluated([place, step])
-        return place if ours > theirs + stats[0].noise else None
+        return place if ours > theirs + stats[0].rounding_error else None
 
     def _evaluated(self, places: Sequence[P]) -> tuple[Any, list[float]]:
         """Return statistics and objectives of parameters on the sample."""

@@ -307,7 +307,7 @@ def _judge_fall(fall: float, best: Reached[P, S], tol: float) -> Status:
 
     A fall as small as rounding says that what is left to gain is smaller still.
     """
-    noise = getattr(best.stats, "noise", ROUNDING * max(1.0, abs(best.objective)))
+    noise = getattr(best.stats, "rounding_error", ROUNDING * max(1.0, abs(best.objective)))
     return Status.CONVERGED if fall <= max(tol, noise) else Status.FELL
 
 

@@ -82,17 +82,28 @@ def with_labels(joint, y):
     return joint
 
 
+def with_noise(joint, log_noise):
+    """(n, k + 1) log-joints of components and, last, of the noise: (n,) or one number for all rows."""
+    return np.column_stack([joint, np.broadcast_to(log_noise, len(joint))])
+
+
 def x_log_x(r):
     """R log r, with 0 log 0 = 0."""
     return np.where(r > 0, r * np.log(np.where(r > 0, r, 1.0)), 0.0)
 
 
-def statistics(covariance_type, x, sample_weight, weights, means, choleskys, resp=None, labels=None):
-    """(log_likelihood, entropy, Σ w r, Σ w r y, Σ w r y yᵀ in the form of the covariance type)."""
+def statistics(
+    covariance_type, x, sample_weight, weights, means, choleskys, resp=None, labels=None, log_noise=None
+):
+    """(log_likelihood, entropy, Σ w r, Σ w r y, Σ w r y yᵀ in the form of the covariance type).
+
+    With noise, Σ w r of it comes last.
+    """
     w = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     keep = w > 0
     x, w = np.asarray(x, dtype=np.float64)[keep], w[keep]
     joint = log_joint(x, weights, means, choleskys)
+    joint = joint if log_noise is None else with_noise(joint, log_noise)
     joint = joint if labels is None else with_labels(joint, labels[keep])
     if resp is None:
         r = posterior(joint)
@@ -112,7 +123,8 @@ def statistics(covariance_type, x, sample_weight, weights, means, choleskys, res
                 sum_w[c] += w[i] * r[i, c]
                 sum_wy[c] += w[i] * r[i, c] * y[i, c]
                 sum_wyy[c] += w[i] * r[i, c] * np.outer(y[i, c], y[i, c])
-    return log_likelihood, entropy, sum_w, sum_wy, in_form_of(covariance_type, sum_wyy)
+    noise = () if log_noise is None else ((w * r[:, k]).sum(),)
+    return log_likelihood, entropy, sum_w, sum_wy, in_form_of(covariance_type, sum_wyy), *noise
 
 
 def in_form_of(covariance_type, matrices):
@@ -226,12 +238,19 @@ def incomplete_log_joint(x, weights, means, choleskys):
     return np.array([[lw + conditional(row, m, c)[0] for lw, m, c in components] for row in x])
 
 
-def incomplete_statistics(covariance_type, x, sample_weight, weights, means, choleskys, labels=None):
-    """What `statistics` returns, in expectation of missing values too; rows with nothing observed aside."""
+def incomplete_statistics(
+    covariance_type, x, sample_weight, weights, means, choleskys, labels=None, noise=None
+):
+    """What `statistics` returns, in expectation of missing values too; rows with nothing observed aside.
+
+    Noise is (its weight, lengths of the sides of its box (d,)): of a row, only the observed ones count.
+    """
     w = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     keep = (w > 0) & ~np.isnan(x).all(axis=1)
     x, w = np.asarray(x, dtype=np.float64)[keep], w[keep]
     joint = incomplete_log_joint(x, weights, means, choleskys)
+    if noise is not None:
+        joint = with_noise(joint, np.log(noise[0]) - (~np.isnan(x) * np.log(noise[1])).sum(axis=1))
     joint = joint if labels is None else with_labels(joint, labels[keep])
     total = log_sum_exp(joint)
     r = np.exp(joint - total[:, None])
@@ -246,7 +265,8 @@ def incomplete_statistics(covariance_type, x, sample_weight, weights, means, cho
             sum_wy[c] += w[i] * r[i, c] * y
             sum_wyy[c] += w[i] * r[i, c] * (np.outer(y, y) + whitening @ spread @ whitening.T)
     entropy = -(w[:, None] * x_log_x(r)).sum()
-    return (w * total).sum(), entropy, sum_w, sum_wy, in_form_of(covariance_type, sum_wyy)
+    last = () if noise is None else ((w * r[:, k]).sum(),)
+    return (w * total).sum(), entropy, sum_w, sum_wy, in_form_of(covariance_type, sum_wyy), *last
 
 
 def imputed(x, weights, means, choleskys):

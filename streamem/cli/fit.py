@@ -139,6 +139,13 @@ def fitting(command: F) -> F:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model file.")
 @click.option(
+    "--noise",
+    is_flag=True,
+    default=None,
+    flag_value="uniform",
+    help="Rows may be outliers, from anywhere in the box around all rows.",
+)
+@click.option(
     "--labels",
     metavar="PATH",
     help="A number for each row: the component, from 0, that it comes from; -1: unknown.",
@@ -219,6 +226,7 @@ def _document(options: dict[str, Any], estimator: Any, seconds: float) -> dict[s
         "seconds": seconds,
         "peak_memory_bytes": machine.peak_memory(),
         "weights": estimator.weights_,
+        "noise_weight": estimator.noise_weight_,
         "means": estimator.means_,
     }
 
@@ -231,6 +239,7 @@ def _text(document: dict[str, Any]) -> str:
         "passes": f"{document['n_passes']} in {document['seconds']:.1f} s",
         "peak memory": "unknown" if peak is None else f"{format_bytes(peak)}, of the whole process",
         "weights": _first(document["weights"]),
+        **({"noise": f"{document['noise_weight']:.4f}"} if document["noise_weight"] else {}),
         "model": document["model"],
     }
     return f"\n{document['status_text']}\n\n{pairs(facts)}"

@@ -57,6 +57,11 @@ class GaussianMixture(MixtureEstimator):
         ``"fraley-raftery"``: the conjugate prior of Fraley & Raftery (2007), scaled to the rows, or a
         `NormalInverseWishart` of your own; the fit is then the mode of the posterior, and the prior takes the
         place of ``reg_covar="auto"``.
+    noise
+        ``"uniform"``: some rows may come from no component, but from anywhere in the smallest box around all
+        rows, with the same density 1/V (Banfield & Raftery 1993); a number is V itself, of a box about the
+        same middle. Their share is estimated; they get the label −1, and rows of `predict_proba` lack their
+        probability to a sum of 1. The density is the same outside of the box, where new rows may be.
     fixed
         Which of ``"weights"``, ``"means"``, ``"covariances"`` stay where the fit starts: at ``weights_init``
         and so on where given.
@@ -68,7 +73,8 @@ class GaussianMixture(MixtureEstimator):
         ``"kmeans"`` (k-means++ and a few Lloyd steps), ``"k-means++"``, ``"random"``, ``"random_from_data"``;
         or labels (n,), or responsibilities (n, k), for the rows in their order.
     weights_init, means_init, precisions_init
-        (k,), (k, d) and the shape of ``precisions_``: replace what ``init_params`` finds.
+        (k,), (k, d) and the shape of ``precisions_``: replace what ``init_params`` finds. With ``noise``,
+        weights sum to less than 1, and the rest is the noise's.
     random_state
         Seed, ``Generator`` or ``RandomState``. A seed gives the same bits on every scheduler.
     warm_start
@@ -103,6 +109,8 @@ class GaussianMixture(MixtureEstimator):
     ----------
     weights_, means_, covariances_
         π (k,), μ (k, d), Σ: (k, d, d), (d, d), (k, d) or (k,).
+    noise_weight_
+        π_0, 0 without noise; ``weights_`` and it sum to 1.
     precisions_, precisions_cholesky_
         Σ⁻¹ and P with Σ⁻¹ = P Pᵀ, in the same shape.
     converged_, n_iter_
@@ -136,6 +144,7 @@ class GaussianMixture(MixtureEstimator):
         tol: float = 1e-6,
         reg_covar: float | Literal["auto"] = "auto",
         prior: Literal["fraley-raftery"] | NormalInverseWishart | None = None,
+        noise: Literal["uniform"] | float | None = None,
         fixed: Iterable[str] = (),
         max_iter: int = 100,
         n_init: int = 1,
@@ -159,6 +168,7 @@ class GaussianMixture(MixtureEstimator):
         self.tol = tol
         self.reg_covar = reg_covar
         self.prior = prior
+        self.noise = noise
         self.fixed = fixed
         self.max_iter = max_iter
         self.n_init = n_init
@@ -180,6 +190,7 @@ class GaussianMixture(MixtureEstimator):
     def _model(self, fitted: bool = True) -> Any:
         check_settings(self)
         _check_prior(self)
+        _check_noise(self)
         _check_parameters("fixed", self.fixed)
         _check_degenerate(self)
         _check_start(self)
@@ -201,12 +212,18 @@ class GaussianMixture(MixtureEstimator):
             conjugate,
             tuple(self.fixed),
             self.on_degenerate,
+            noise=self.noise,
         )
 
     @property
     def weights_(self) -> Array:
         """(k,) π."""
         return self._estimates().weights
+
+    @property
+    def noise_weight_(self) -> float:
+        """π_0, the share of rows that come from no component."""
+        return self._estimates().noise_weight
 
     @property
     def means_(self) -> Array:
@@ -301,14 +318,17 @@ class GaussianMixture(MixtureEstimator):
         return adapted
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.int64]]:
-        """Return ``n_samples`` rows drawn from the mixture, (n, d), and their components, (n,), in order."""
+        """Return ``n_samples`` rows drawn from the mixture, (n, d), and their components, (n,), in order.
+
+        Rows of the noise come last; their component is −1.
+        """
         params = self._estimates()
         if n_samples < 1:
             raise InputError(f"n_samples: expected a number >= 1, got {n_samples}.")
         rng = as_generator(self.random_state)
-        counts = rng.multinomial(n_samples, params.weights / params.weights.sum())
-        labels = np.repeat(np.arange(len(counts)), counts)
+        counts = rng.multinomial(n_samples, params.proportions / params.proportions.sum())
         k, d = params.means.shape
+        labels = np.repeat([*range(k), -1][: len(counts)], counts)
         factors = np.broadcast_to(
             params.cholesky if params.cholesky.ndim > 1 else params.cholesky[:, None],
             (k, d, d) if params.covariance_type in ("full", "tied") else (k, d),
@@ -321,6 +341,9 @@ class GaussianMixture(MixtureEstimator):
             rows[chosen] = params.means[component] + (
                 noise @ factor.T if factor.ndim == 2 else noise * factor
             )
+        if params.noise_box.size:
+            low, high = params.noise_box
+            rows[labels < 0] = rng.uniform(low, high, (int(counts[k]), d))
         return rows, labels
 
     def impute(
@@ -393,9 +416,9 @@ class GaussianMixture(MixtureEstimator):
         stats = None
         if "sum_w" in arrays:
             values: dict[str, Any] = {
-                name: arrays[name] if name.startswith("sum") else arrays[name].item()
+                name: arrays[name] if arrays[name].ndim else arrays[name].item()
                 for name in STATS_FIELDS
-                if name in arrays  # older files lack the last
+                if name in arrays  # older files lack the last ones
             }
             reference = self._restored_params(GaussianMixtureParams, "reference_", arrays)
             stats = GaussianMixtureStats(reference, **values)
@@ -417,7 +440,14 @@ class GaussianMixture(MixtureEstimator):
 
     def _restored_params(self, kind: type[Any], prefix: str, arrays: dict[str, Any]) -> Any:
         whitening = COVARIANCES[self.covariance_type].invert(arrays[prefix + "cholesky"])
-        return _restored(kind, prefix, arrays, covariance_type=self.covariance_type, whitening=whitening)
+        noise = {}
+        if prefix + "noise_box" in arrays:  # older files have none
+            noise = {
+                "noise_weight": float(arrays[prefix + "noise_weight"]),
+                "noise_box": arrays[prefix + "noise_box"],
+            }
+        derived = {"covariance_type": self.covariance_type, "whitening": whitening, **noise}
+        return _restored(kind, prefix, arrays, **derived)
 
 
 def _are_names(value: Any) -> bool:
@@ -433,13 +463,13 @@ def _arrays(prefix: str, record: Any, kind: Any = None) -> dict[str, NDArray[Any
 def _restored(kind: type[Any], prefix: str, arrays: dict[str, Any], **derived: Any) -> Any:
     """Return the record that `_arrays` took apart."""
     names = [field.name for field in fields(kind) if field.name not in derived]
-    return kind(**{name: arrays[prefix + name] for name in names}, **derived)
+    return kind(**{name: arrays[prefix + name] for name in names if prefix + name in arrays}, **derived)
 
 
 DERIVED = ("covariance_type", "whitening")
 STATS_FIELDS = (
     *("n_samples", "weight", "log_likelihood", "entropy", "sum_w", "sum_wy", "sum_wyy", "rounding"),
-    *("weight_squares", "n_left_out"),
+    *("weight_squares", "n_left_out", "sum_noise"),
 )
 
 
@@ -483,6 +513,15 @@ def _check_prior(gm: GaussianMixture) -> None:
         )
 
 
+def _check_noise(gm: GaussianMixture) -> None:
+    """Refuse what is no noise."""
+    noise: Any = gm.noise
+    if noise is None or (isinstance(noise, str) and noise == "uniform"):
+        return
+    if isinstance(noise, bool | str) or not (isinstance(noise, Real) and 0 < float(noise) < np.inf):
+        raise InputError(f'noise: expected None, "uniform" or a volume > 0, got {noise!r}.')
+
+
 def _check_parameters(name: str, chosen: Iterable[str]) -> None:
     """Refuse names that are no parameters."""
     if isinstance(chosen, str) or not set(chosen) <= set(PARAMETERS):
@@ -504,8 +543,11 @@ def _check_start(gm: GaussianMixture) -> None:
     k = gm.n_components
     if gm.weights_init is not None:
         weights = np.asarray(gm.weights_init)
-        if weights.shape != (k,) or not np.all(weights >= 0) or not np.isclose(weights.sum(), 1):
-            raise InputError(f"weights_init: expected ({k},) numbers >= 0 with sum 1, got {weights!r}.")
+        total = weights.sum()
+        whole = np.isclose(total, 1) if gm.noise is None else 0 < total < 1
+        if weights.shape != (k,) or not np.all(weights >= 0) or not whole:
+            of = "1" if gm.noise is None else "less than 1, the rest being the noise's"
+            raise InputError(f"weights_init: expected ({k},) numbers >= 0 with sum {of}, got {weights!r}.")
     if gm.means_init is not None:
         means = np.asarray(gm.means_init)
         if means.ndim != 2 or len(means) != k or not np.all(np.isfinite(means)):
@@ -521,7 +563,12 @@ def _check_start(gm: GaussianMixture) -> None:
 
 def check_same_shape(gm: GaussianMixture, params: GaussianMixtureParams) -> None:
     """Refuse to continue a fit with settings that its estimates do not have."""
-    fitted = {"n_components": len(params.weights), "covariance_type": params.covariance_type}
+    fitted: dict[str, Any] = {
+        "n_components": len(params.weights),
+        "covariance_type": params.covariance_type,
+    }
+    if hasattr(gm, "noise"):
+        fitted["noise"] = gm.model_.noise
     for name, value in fitted.items():
         if getattr(gm, name) != value:
             raise InputError(

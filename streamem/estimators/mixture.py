@@ -156,6 +156,8 @@ class MixtureEstimator(Parameterised):
     def predict(self, X: Any, *, out: Any = None, **where: Any) -> Any:
         """Return the most probable component of each row, (n,) int64; with ``out``, write them there.
 
+        Rows that are more likely noise, where the mixture has some, get −1.
+
         Parameters
         ----------
         X

@@ -92,8 +92,8 @@ def open_rows(
     """Open data and a scheduler for it; for several ``passes``, keep decoded what there is room for.
 
     ``missing`` is "raise", "drop" or "marginal": what happens to rows with NaN; the last hands them over.
-    ``storage_options`` open whatever is given by URL: the rows, their weights and labels ``y``, and ``output``,
-    the place of results or checkpoints.
+    ``storage_options`` open whatever is given by URL: the rows, their weights and labels ``y``, and
+    ``output``, the place of results or checkpoints.
     """
     check_missing(missing)
     refuse_idle_options(storage_options, x, sample_weight, y, output)

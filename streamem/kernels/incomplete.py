@@ -45,6 +45,8 @@ class DenseComponents(NamedTuple):
     """(k, d)."""
     cholesky: Float64Array
     """(k, d, d), or (1, d, d) where it is shared: lower triangular."""
+    noise: Float64Array
+    """(d + 1,) log-density of noise along each feature, and its log-weight; empty where there is none."""
 
 
 class DiagonalComponents(NamedTuple):
@@ -56,6 +58,8 @@ class DiagonalComponents(NamedTuple):
     """(k, d)."""
     deviations: Float64Array
     """(k, d) standard deviations."""
+    noise: Float64Array
+    """(d + 1,) log-density of noise along each feature, and its log-weight; empty where there is none."""
 
 
 Components: TypeAlias = DenseComponents | DiagonalComponents
@@ -90,7 +94,7 @@ def statistics(
     found
         The rows to take, by pattern; `Patterns.rows` need not name all rows of x.
     resp
-        (n, k) responsibilities to use instead of the posterior.
+        (n, k) responsibilities to use instead of the posterior; there is no noise then.
 
     Notes
     -----
@@ -98,7 +102,9 @@ def statistics(
     O(k d³) time per pattern and O(k d²) per row; O(k d) per row for independent features.
     """
     k, d = components.means.shape
-    sum_w, sum_wy = np.zeros(k), np.zeros((k, d))
+    if resp is not None:
+        components = components._replace(noise=np.empty(0))
+    sum_w, sum_wy = np.zeros(k + min(1, len(components.noise))), np.zeros((k, d))
     x = unwritable(x)
     weights = unwritable(np.empty(0) if weight is None else np.ascontiguousarray(weight, np.float64))
     given = unwritable(np.empty((0, 0)) if resp is None else np.ascontiguousarray(resp, np.float64))
@@ -107,18 +113,22 @@ def statistics(
         gained, entropy = _diagonal_statistics(
             x, weights, given, found.rows, components, sum_w, sum_wy, sum_wyy
         )
-        return MixtureSums(gained, entropy, sum_w, sum_wy, sum_wyy)
+        return MixtureSums(gained, entropy, sum_w[:k], sum_wy, sum_wyy, float(sum_w[k:].sum()))
     sum_wyy = np.zeros(components.cholesky.shape)
     gained, entropy = _dense_statistics(x, weights, given, *found, components, sum_w, sum_wy, sum_wyy)
     sum_wyy += np.tril(sum_wyy, -1).swapaxes(-1, -2)
+    sum_w, sum_noise = sum_w[:k], float(sum_w[k:].sum())
     total = sum_w if len(sum_wyy) == k else sum_w.sum(keepdims=True)
     sum_wyy += total[:, None, None] * np.eye(d)
-    return MixtureSums(gained, entropy, sum_w, sum_wy, sum_wyy)
+    return MixtureSums(gained, entropy, sum_w, sum_wy, sum_wyy, sum_noise)
 
 
 def log_joint(x: FloatArray, found: Patterns, components: Components) -> Float64Array:
-    """Return (n, k) ``log π_k p_k(x_o)`` of what is observed; each row's bits depend on that row alone."""
-    x, out = unwritable(x), np.empty((len(x), len(components.means)))
+    """Return (n, k) ``log π_k p_k(x_o)`` of what is observed; each row's bits depend on that row alone.
+
+    (n, k + 1) where there is noise.
+    """
+    x, out = unwritable(x), np.empty((len(x), len(components.means) + min(1, len(components.noise))))
     if isinstance(components, DiagonalComponents):
         _diagonal_log_joint(x, found.rows, components, out)
     else:
@@ -262,6 +272,16 @@ def _posterior(joint, w, given, resp, t, r):  # type: ignore[no-untyped-def]
     return w * (top + log_total), spread
 
 
+@kernel(inline=True)
+def _log_noise(observed, noise):  # type: ignore[no-untyped-def]
+    """Return the log-joint of noise over the features whose entry is not 0."""
+    log_joint = noise[len(observed)]
+    for j in range(len(observed)):
+        if observed[j]:
+            log_joint += noise[j]
+    return log_joint
+
+
 @kernel
 def _dense_statistics(  # type: ignore[no-untyped-def]
     x, weight, resp, observed, starts, rows, components, sum_w, sum_wy, sum_wyy
@@ -271,11 +291,14 @@ def _dense_statistics(  # type: ignore[no-untyped-def]
     factors = len(components.cholesky)
     columns, log_const = np.empty(d, np.int64), np.empty(factors)
     lower, basis = np.empty((factors, d, d)), np.empty((factors, d, d))
-    y, joint, r, e, held = np.empty((k, d)), np.empty(k), np.empty(k), np.empty(d), np.empty(k)
+    every = len(sum_w)  # with noise, one more
+    y, joint, r, e, held = np.empty((k, d)), np.empty(every), np.empty(every), np.empty(d), np.empty(k)
     log_likelihood = entropy = 0.0
     for p in range(len(observed)):
         n = _enter(observed[p], components, columns, lower, basis, log_const)
         held[:] = 0.0
+        if every > k:
+            joint[k] = _log_noise(observed[p], components.noise)
         for at in range(starts[p], starts[p + 1]):
             t = rows[at]
             w = weight[t] if len(weight) > 0 else 1.0
@@ -288,6 +311,8 @@ def _dense_statistics(  # type: ignore[no-untyped-def]
             gained, spread = _posterior(joint, w, len(resp) > 0, resp, t, r)
             log_likelihood += gained
             entropy += spread
+            for c in range(k, every):
+                sum_w[c] += r[c]
             for c in range(k):
                 if r[c] == 0.0:
                     continue
@@ -327,6 +352,8 @@ def _dense_log_joint(x, observed, starts, rows, components, out):  # type: ignor
                 f = c if factors > 1 else 0
                 squares = _whiten(x[t], components, c, columns, n, lower[f], y)
                 out[t, c] = components.log_weights[c] + log_const[f] - 0.5 * squares
+            if len(components.noise) > 0:
+                out[t, k] = _log_noise(observed[p], components.noise)
 
 
 @kernel
@@ -400,7 +427,8 @@ def _diagonal_statistics(x, weight, resp, rows, components, sum_w, sum_wy, sum_w
     """Add all sums; return ℓ and H. O(k d) time per row."""
     k, d = components.means.shape
     means, deviations, at_mean = components.means, components.deviations, _log_densities(components)
-    y, joint, r, value, seen = np.empty((k, d)), np.empty(k), np.empty(k), np.empty(d), np.empty(d)
+    every = len(sum_w)  # with noise, one more
+    y, joint, r, value, seen = np.empty((k, d)), np.empty(every), np.empty(every), np.empty(d), np.empty(d)
     log_likelihood = entropy = 0.0
     for t in rows:
         w = weight[t] if len(weight) > 0 else 1.0
@@ -410,9 +438,13 @@ def _diagonal_statistics(x, weight, resp, rows, components, sum_w, sum_wy, sum_w
         for c in range(k):
             density = _density(value, seen, means[c], deviations[c], at_mean[c], y[c])
             joint[c] = components.log_weights[c] + density
+        if every > k:
+            joint[k] = _log_noise(seen, components.noise)
         gained, spread = _posterior(joint, w, len(resp) > 0, resp, t, r)
         log_likelihood += gained
         entropy += spread
+        for c in range(k, every):
+            sum_w[c] += r[c]
         for c in range(k):
             if r[c] == 0.0:
                 continue
@@ -435,6 +467,8 @@ def _diagonal_log_joint(x, rows, components, out):  # type: ignore[no-untyped-de
         for c in range(len(means)):
             density = _density(value, seen, means[c], deviations[c], at_mean[c], y)
             out[t, c] = components.log_weights[c] + density
+        if len(components.noise) > 0:
+            out[t, len(means)] = _log_noise(seen, components.noise)
 
 
 @kernel

@@ -2,6 +2,9 @@
 
 One loop over tiles serves all covariance types; numba compiles it once for each, and for each dtype.
 Nothing of the size of the rows is allocated, but what is asked for.
+
+Noise, of one density everywhere, is a component without parameters: the tile has a row for its log-joint,
+which becomes its responsibility, after those of all others.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ class MixtureSums(NamedTuple):
     """(k, d) ``Σ w r y``."""
     sum_wyy: Float64Array
     """``Σ w r y yᵀ``: full (k, d, d); tied (d, d), over all components; diag (k, d); spherical (k,)."""
+    sum_noise: float = 0.0
+    """``Σ w r`` of the noise."""
 
 
 def statistics(
@@ -69,6 +74,7 @@ def statistics(
     family: GaussianFamily,
     resp: Float64Array | None = None,
     precision: DTypeLike | None = None,
+    log_noise: float | None = None,
 ) -> MixtureSums:
     """Return the sufficient statistics of one block of rows.
 
@@ -85,13 +91,15 @@ def statistics(
     precision
         What tiles are computed in once rows are centred: float64 (also None) or float32. Sums over tiles are
         float64 either way.
+    log_noise
+        Log-joint of the noise, ``log π_0 - log V``; None without noise, and with `resp`.
 
     Notes
     -----
     A row that no component can explain (every log-joint is -inf, if only by overflow) has log-likelihood -inf
     and adds to no other sum.
     """
-    tile, components = _prepare(family, len(x), precision, every=resp is not None)
+    tile, components = _prepare(family, len(x), precision, log_noise, every=resp is not None)
     log_likelihood, entropy = _statistics(
         unwritable(x),
         unwritable(_NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)),
@@ -99,34 +107,59 @@ def statistics(
         resp is not None,
         tile,
         components,
+        _number(log_noise),
     )
-    return MixtureSums(log_likelihood, entropy, tile.sum_w.copy(), *_sums(family, components))
+    k = len(family.means)
+    sum_noise = float(tile.sum_w[k:].sum())
+    return MixtureSums(log_likelihood, entropy, tile.sum_w[:k].copy(), *_sums(family, components), sum_noise)
 
 
-def score_samples(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> Float64Array:
-    """Return (n,) log densities ``log Σ_k exp(log_joint)``."""
+def score_samples(
+    x: FloatArray,
+    family: GaussianFamily,
+    precision: DTypeLike | None = None,
+    log_noise: float | None = None,
+) -> Float64Array:
+    """Return (n,) log densities ``log Σ_k exp(log_joint)``, noise included."""
     out = np.empty(len(x))
-    prepared = _prepare(family, len(x), precision, reach=VANISHING)
-    _by_row(unwritable(x), *prepared, out, _NO_RESP, _NO_LABEL)
+    _rows(x, _prepare(family, len(x), precision, log_noise, VANISHING), log_noise, out, _NO_RESP, _NO_LABEL)
     return out
 
 
 def responsibilities(
-    x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None
+    x: FloatArray,
+    family: GaussianFamily,
+    precision: DTypeLike | None = None,
+    log_noise: float | None = None,
 ) -> Float64Array:
     """Return (n, k) posterior probabilities; zeros in a row that no component can explain."""
     out = np.empty((len(x), len(family.log_const)))
-    prepared = _prepare(family, len(x), precision, every=True)
-    _by_row(unwritable(x), *prepared, _NO_WEIGHT, out, _NO_LABEL)
+    prepared = _prepare(family, len(x), precision, log_noise, every=True)
+    _rows(x, prepared, log_noise, _NO_WEIGHT, out, _NO_LABEL)
     return out
 
 
-def labels(x: FloatArray, family: GaussianFamily, precision: DTypeLike | None = None) -> NDArray[np.int64]:
-    """Return (n,) the likeliest component of each row; the first of several."""
+def labels(
+    x: FloatArray,
+    family: GaussianFamily,
+    precision: DTypeLike | None = None,
+    log_noise: float | None = None,
+) -> NDArray[np.int64]:
+    """Return (n,) the likeliest component of each row, the first of several; −1 for noise."""
     out = np.empty(len(x), np.int64)
-    prepared = _prepare(family, len(x), precision, reach=UNLIKELIER)
-    _by_row(unwritable(x), *prepared, _NO_WEIGHT, _NO_RESP, out)
+    prepared = _prepare(family, len(x), precision, log_noise, UNLIKELIER)
+    _rows(x, prepared, log_noise, _NO_WEIGHT, _NO_RESP, out)
+    out[out == len(family.means)] = -1
     return out
+
+
+def _rows(x: FloatArray, prepared: tuple[Tile, Any], log_noise: float | None, *out: NDArray[Any]) -> None:
+    """Write what is asked for of each row."""
+    _by_row(unwritable(x), *prepared, _number(log_noise), *out)
+
+
+def _number(log_noise: float | None) -> float:
+    return -np.inf if log_noise is None else float(log_noise)
 
 
 _NO_LABEL = np.empty(0, np.int64)
@@ -135,21 +168,27 @@ _NO_RESP = np.empty((0, 0))
 
 
 def _prepare(
-    family: GaussianFamily, n: int, precision: DTypeLike | None, reach: float = np.inf, every: bool = False
+    family: GaussianFamily,
+    n: int,
+    precision: DTypeLike | None,
+    log_noise: float | None,
+    reach: float = np.inf,
+    every: bool = False,
 ) -> tuple[Tile, Any]:
     """Return working memory for at most n rows at a time, and the family in the form of its kernels.
 
-    Log-joints more than `reach` below the likeliest need not be worked out; with `every`, all have to be.
+    With noise the tile has room for it. Log-joints more than `reach` below the likeliest component's need not
+    be worked out; with `every`, all have to be.
     """
     dtype = np.dtype(np.float64 if precision is None else precision)
     two_strips = 2 * STRIP_BYTES // dtype.itemsize
     n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // two_strips)) * two_strips)
     k, d = family.means.shape
+    rows_of_resp = k if log_noise is None else k + 1
     if isinstance(family, DiagGaussian | SphericalGaussian):
-        return make_tile(family.center, tile_units(family), k, n_rows, dtype), diagonal_components(
-            family, dtype
-        )
-    tile = make_tile(family.center, np.ones(d), k, n_rows, dtype)
+        tile = make_tile(family.center, tile_units(family), rows_of_resp, n_rows, dtype)
+        return tile, diagonal_components(family, dtype)
+    tile = make_tile(family.center, np.ones(d), rows_of_resp, n_rows, dtype)
     if isinstance(family, FullGaussian):
         return tile, full_components(family, n_rows, dtype, reach, every)
     return tile, tied_components(family, n_rows, dtype)
@@ -164,15 +203,20 @@ def _sums(family: GaussianFamily, components: Any) -> tuple[Float64Array, Float6
 
 
 @kernel
-def _statistics(x, weight, resp, given, tile, components):  # type: ignore[no-untyped-def]
+def _statistics(x, weight, resp, given, tile, components, log_noise):  # type: ignore[no-untyped-def]
     """Return log-likelihood and entropy; add to the sums in tile and components."""
     log_likelihood = entropy = 0.0
+    k = len(components.means)
     lanes = rows_per_strip(tile.x)
     row = 0
     while row < len(x):
         row, held = fill(x, weight, row, tile)
         n_strips = -(-held // lanes)
+        for c in range(k, len(tile.resp)):
+            tile.resp[c, :] = -np.inf  # what is within reach is so beside the likeliest component
         log_joint(components, tile, n_strips)
+        for c in range(k, len(tile.resp)):
+            tile.resp[c, :] = log_noise
         if given:
             gained, spread = given_posterior(resp, tile, n_strips)
         else:
@@ -184,7 +228,7 @@ def _statistics(x, weight, resp, given, tile, components):  # type: ignore[no-un
 
 
 @kernel
-def _by_row(x, tile, components, densities, resp, label):  # type: ignore[no-untyped-def]
+def _by_row(x, tile, components, log_noise, densities, resp, label):  # type: ignore[no-untyped-def]
     """Write that of densities (n,), posteriors (n, k) and likeliest components (n,) which is not empty."""
     lanes = rows_per_strip(tile.x)
     row = 0
@@ -192,7 +236,11 @@ def _by_row(x, tile, components, densities, resp, label):  # type: ignore[no-unt
         first = row
         row, held = fill(x, tile.weight[:0], row, tile)
         n_strips = -(-held // lanes)
+        for c in range(len(components.means), len(tile.resp)):
+            tile.resp[c, :] = -np.inf
         log_joint(components, tile, n_strips)
+        for c in range(len(components.means), len(tile.resp)):
+            tile.resp[c, :] = log_noise
         if len(label) > 0:
             likeliest(tile, held, label[first:row])
             continue
@@ -202,5 +250,5 @@ def _by_row(x, tile, components, densities, resp, label):  # type: ignore[no-unt
                 densities[first + t] = tile.density[t]
         else:
             for t in range(held):
-                for c in range(len(tile.resp)):
+                for c in range(resp.shape[1]):
                     resp[first + t, c] = tile.resp[c, t] * np.float64(tile.scale[t])

@@ -185,7 +185,7 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
     k_padded = len(r) // len(components.root)
     one = splat(z.dtype.type(1))
     for s in range(n_strips):
-        root0, root1 = _root_of_total(tile.resp, 2 * s), _root_of_total(tile.resp, 2 * s + 1)
+        root0, root1 = _root_of_total(tile.resp, k, 2 * s), _root_of_total(tile.resp, k, 2 * s + 1)
         inverse0, inverse1 = where_positive(root0, one / root0), where_positive(root1, one / root1)
         for c in range(k):
             at = 2 * (s * k_padded + c)
@@ -220,9 +220,9 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
 
 
 @kernel(inline=True)
-def _root_of_total(resp, v):  # type: ignore[no-untyped-def]
-    """Return ``√(Σ_k w r_k)`` of vector v of the rows."""
+def _root_of_total(resp, k, v):  # type: ignore[no-untyped-def]
+    """Return ``√(Σ_k w r_k)`` of vector v of the rows over k components."""
     total = zero(resp)
-    for c in range(len(resp)):
+    for c in range(k):
         total = total + load(resp[c], v)
     return square_root(total)

@@ -61,7 +61,7 @@ class Tile(NamedTuple):
     row: NDArray[np.int64]
     """(rows,) where each row came from."""
     resp: NDArray[Any]
-    """(k, rows) log-joints, then weighted responsibilities."""
+    """(k, rows) log-joints, then weighted responsibilities; where there is noise, its own come last."""
     density: NDArray[Any]
     """(rows,) ``log Σ_k exp(log_joint)``."""
     entropy: NDArray[Any]
@@ -69,7 +69,7 @@ class Tile(NamedTuple):
     scale: NDArray[Any]
     """(rows,) what resp has to be multiplied by to sum to one; 0 in a row that no component can explain."""
     sum_w: NDArray[np.float64]
-    """(k,) weighted responsibilities of all tiles so far."""
+    """(k,) weighted responsibilities of all tiles so far; where there is noise, its own come last."""
 
 
 def padded(n_features: int) -> int:
@@ -86,7 +86,7 @@ def rows_per_strip(array):  # type: ignore[no-untyped-def]
 def make_tile(
     center: NDArray[np.float64], unit: NDArray[np.float64], n_components: int, n_rows: int, dtype: Any
 ) -> Tile:
-    """Return a tile for n_rows rows, a multiple of what two strips hold.
+    """Return a tile for n_rows rows, a multiple of what two strips hold; noise counts as a component.
 
     The thread's next may be in the same memory.
     """

@@ -50,13 +50,14 @@ def without(
     Responsibilities stay what they are, and log p(x) rises by −log(1 − π) of those that go.
     """
     kept = np.setdiff1d(np.arange(len(params.weights)), gone)
-    share = params.weights[kept].sum()
+    share = params.weights[kept].sum() + params.noise_weight
     own = params.covariance_type != "tied"
     factors = {
         name: getattr(params, name)[kept] if own else getattr(params, name)
         for name in ("cholesky", "whitening")
     }
-    left = replace(params, weights=params.weights[kept] / share, means=params.means[kept], **factors)
+    weights, noise = params.weights[kept] / share, float(params.noise_weight / share)
+    left = replace(params, weights=weights, noise_weight=noise, means=params.means[kept], **factors)
     fewer = replace(
         stats,
         reference=left,
@@ -87,7 +88,7 @@ def splits(params: GaussianMixtureParams, empty: int, units: Array) -> Iterator[
                 factor = factor.copy()
                 factor[[other, empty]] = cholesky
             whitening = params.shape.invert(factor)
-            yield GaussianMixtureParams(params.covariance_type, weights, means, factor, whitening)
+            yield replace(params, weights=weights, means=means, cholesky=factor, whitening=whitening)
 
 
 def _halves(params: GaussianMixtureParams, other: int, units: Array) -> Iterator[tuple[Array, Array]]:

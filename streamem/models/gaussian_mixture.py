@@ -1,6 +1,7 @@
 """The Gaussian mixture: parameters, statistics and the three verbs of EM.
 
-p(x) = Σ_k π_k N(x; μ_k, Σ_k), with z the component a row came from. The E-step's responsibilities are
+p(x) = Σ_k π_k N(x; μ_k, Σ_k), with z the component a row came from, plus π_0/V where some rows come from
+none (noise of the same density all over a volume V). The E-step's responsibilities are
 r_k = p(z=k|x); the M-step's maximisers of Q are the weighted proportion, mean and covariance. Parameters and
 statistics are in `streamem.models.gaussian_statistics`, kernels in `streamem.kernels`, shapes in
 `streamem.models.covariance`.
@@ -31,6 +32,7 @@ from streamem.protocols import FloatArray, Rows
 __all__ = ["PARAMETERS", "GaussianMixtureModel", "GaussianMixtureParams", "GaussianMixtureStats"]
 
 PARAMETERS = ("weights", "means", "covariances")
+NOISE_START = 0.05  # share of the rows that are taken for noise at first
 STEPS_IF_MISSING = 6  # from starting responsibilities to parameters
 MOST_LOG_DET = 1e4  # beyond, a proposal is no parameters
 NEGLIGIBLE = 1e-12  # share of all weight that a component has to hold, or no row would miss it
@@ -75,6 +77,11 @@ class GaussianMixtureModel:
     """What fits do about components that lose their rows: one of `streamem.degeneracy.CHOICES`."""
     class_means: Array | None = None
     """(k, d) means of the rows with each label, as the first pass has them; NaN where there are none."""
+    noise: Literal["uniform"] | float | None = None
+    """Whether rows may come from no component, but from anywhere in the box around all rows, or in one of
+    this volume about the same middle (Banfield & Raftery 1993)."""
+    box: Array | None = None
+    """(2, d) lowest and highest values of such rows, as the first pass has them."""
 
     takes_missing: ClassVar[bool] = True
     """Rows may have missing values: see `streamem.models.missing`."""
@@ -100,6 +107,8 @@ class GaussianMixtureModel:
         """Return the model with its penalty scaled to the rows that were summarised, and their classes."""
         if summary.classes is not None:
             self = replace(self, class_means=summary.classes.centers(summary.mean))
+        if self.noise is not None:
+            self = replace(self, box=_box(summary, self.noise))
         if not self.uninformed:
             return self
         digits = FEWEST_DIGITS * np.finfo(np.float64).eps * summary.mean
@@ -117,8 +126,15 @@ class GaussianMixtureModel:
         resp = responsibilities(
             self.start, filled, self.n_components, rng, self.means_init, self.known_means(filled)
         )
-        params = self.from_responsibilities(sample, resp)
-        return self._override(params)
+        return self._override(self._with_noise(self.from_responsibilities(sample, resp)))
+
+    def _with_noise(self, params: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Return starting parameters with a share of noise, if there is to be some."""
+        if self.noise is None:
+            return params
+        assert self.box is not None, "a model takes its box from the first pass"
+        weights = (1 - NOISE_START) * params.weights
+        return replace(params, weights=weights, noise_weight=NOISE_START, noise_box=self.box)
 
     def known_means(self, sample: Rows) -> Array | None:
         """Return means of the rows of each label: of all rows, or of those of the sample."""
@@ -174,7 +190,9 @@ class GaussianMixtureModel:
     def _override(self, params: GaussianMixtureParams) -> GaussianMixtureParams:
         """Put in what the caller gave."""
         if self.weights_init is not None:
-            params = replace(params, weights=np.asarray(self.weights_init, dtype=np.float64))
+            weights = np.asarray(self.weights_init, dtype=np.float64)
+            noise = 0.0 if self.noise is None else float(1 - weights.sum())
+            params = replace(params, weights=weights, noise_weight=noise)
         if self.means_init is not None:
             params = replace(params, means=np.asarray(self.means_init, dtype=np.float64))
         if self.precisions_init is not None:
@@ -200,22 +218,29 @@ class GaussianMixtureModel:
         return self._statistics(params, rows, resp)
 
     def labels(self, params: GaussianMixtureParams, rows: Rows) -> NDArray[np.int64]:
-        """Return the most probable component of each row, (n,)."""
+        """Return the most probable component of each row, (n,); −1 for noise."""
         if not rows.complete:
-            return self._by_row(self.labels, lambda joint: joint.argmax(axis=1), params, rows)
-        return mixture.labels(rows.x, params.kernel_arguments(), self._dtype(params, rows))
+            return self._by_row(self.labels, functools.partial(_likeliest, len(params.weights)), params, rows)
+        return mixture.labels(rows.x, params.kernel_arguments(), self._dtype(params, rows), params.log_noise)
 
     def responsibilities(self, params: GaussianMixtureParams, rows: Rows) -> Array:
-        """Return p(z=k|x), (n, k)."""
+        """Return p(z=k|x), (n, k); what they lack to a sum of 1 is noise."""
         if not rows.complete:
-            return self._by_row(self.responsibilities, missing.posterior, params, rows)
-        return mixture.responsibilities(rows.x, params.kernel_arguments(), self._dtype(params, rows))
+            k = len(params.weights)
+            return self._by_row(
+                self.responsibilities, lambda joint: missing.posterior(joint)[:, :k], params, rows
+            )
+        return mixture.responsibilities(
+            rows.x, params.kernel_arguments(), self._dtype(params, rows), params.log_noise
+        )
 
     def score_samples(self, params: GaussianMixtureParams, rows: Rows) -> Array:
         """Return log p(x), (n,), in nats; of the observed values, where some are missing."""
         if not rows.complete:
             return self._by_row(self.score_samples, missing.log_density, params, rows)
-        return mixture.score_samples(rows.x, params.kernel_arguments(), self._dtype(params, rows))
+        return mixture.score_samples(
+            rows.x, params.kernel_arguments(), self._dtype(params, rows), params.log_noise
+        )
 
     def impute(
         self, params: GaussianMixtureParams, seeds: NDArray[np.uint64] | None, rows: Rows
@@ -257,7 +282,8 @@ class GaussianMixtureModel:
     ) -> GaussianMixtureStats:
         dtype: Any = np.float64 if resp is not None else self._dtype(params, rows)
         if rows.complete:
-            sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp, dtype)
+            log_noise = None if resp is not None else params.log_noise
+            sums = mixture.statistics(rows.x, rows.weight, params.kernel_arguments(), resp, dtype, log_noise)
         else:
             found = patterns(rows.x)
             rows = missing.without_unobserved(rows, found)
@@ -275,6 +301,7 @@ class GaussianMixtureModel:
             ROUNDING[np.dtype(dtype).type],
             rows.total_squared_weight,
             rows.n_left_out,
+            sums.sum_noise,
         )
 
     def m_step(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> GaussianMixtureParams:
@@ -283,14 +310,16 @@ class GaussianMixtureModel:
         With n = Σr, δ = Σry/n in whitened units: π = n/Σn, μ' = μ + Lδ, L' = L chol(Σryyᵀ/n − δδᵀ); a prior
         counts as further rows. Without one, a component without support keeps its mean and has weight 0, and
         one whose rows are all alike keeps its covariance: Q rises all the same. What is ``fixed`` is as in
-        ``params``, and covariances are then about those means.
+        ``params``, and covariances are then about those means. Noise has a weight, and no other parameter.
         """
         prior = self._conjugate(stats)
-        weights = params.weights if "weights" in self.fixed else prior.weights(stats.sum_w)
+        weights, noise = prior.weights(stats.sum_w, stats.sum_noise)
         means = params.means if "means" in self.fixed else prior.means(stats)
+        left = replace(params, means=means)
+        if "weights" not in self.fixed:
+            left = replace(left, weights=weights, noise_weight=noise)
         if "covariances" in self.fixed:
-            return replace(params, weights=weights, means=means)
-        left = replace(params, weights=weights, means=means)
+            return left
         return self._covariances(left, stats, params.means if "means" in self.fixed else None)[0]
 
     def _covariances(
@@ -335,7 +364,8 @@ class GaussianMixtureModel:
     def feasible(self, stats: GaussianMixtureStats) -> bool:
         """Return whether rows, with those of the prior, could have such statistics: differences may not."""
         scatter = self._conjugate(stats).scatter(stats, None)
-        return bool(np.all(stats.sum_w >= 0)) and self.shape.positive(scatter)
+        none_less = np.all(stats.sum_w >= 0) and stats.sum_noise >= 0
+        return bool(none_less) and self.shape.positive(scatter)
 
     def expected_log_joint(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> float:
         """Return Q(θ) = E log p(x, z; θ) from statistics alone, in nats: linear in them.
@@ -348,15 +378,18 @@ class GaussianMixtureModel:
         present = stats.sum_w != 0
         traces = shape.trace(stats.sum_wyy, k, d)
         total = traces[0] if self.covariance_type == "tied" else traces.sum()
-        return float(stats.sum_w[present] @ log_const[present] - 0.5 * total)
+        joint = float(stats.sum_w[present] @ log_const[present] - 0.5 * total)
+        log_noise = params.log_noise
+        return joint if log_noise is None or not stats.sum_noise else joint + stats.sum_noise * log_noise
 
     def to_vector(self, params: GaussianMixtureParams) -> Array:
         """Return unconstrained coordinates: centred log-weights, means, and L with a log-diagonal.
 
-        Means and L are in units of ``prior`` where there is one. Not finite where a component weighs nothing.
+        The noise, where there is some, has the last of the log-weights. Means and L are in units of ``prior``
+        where there is one. Not finite where a component weighs nothing.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_weights = np.log(params.weights)
+            log_weights = np.log(params.proportions)
             log_weights = log_weights - log_weights.mean()
         units = self._units(params.means.shape[1])
         cholesky = self.shape.to_free(params.cholesky, units)
@@ -364,24 +397,34 @@ class GaussianMixtureModel:
 
     def from_vector(self, vector: Array, like: GaussianMixtureParams) -> GaussianMixtureParams | None:
         """Return the parameters with these coordinates, or None where they overflow."""
-        k, d = like.means.shape
+        (k, d), m = like.means.shape, len(like.proportions)
         units = self._units(d)
         with np.errstate(over="ignore", invalid="ignore"):
-            weights = np.exp(vector[:k] - vector[:k].max())
-            means = vector[k : k + k * d].reshape(k, d) * units
-            cholesky = self.shape.from_free(vector[k + k * d :], k, units)
+            weights = np.exp(vector[:m] - vector[:m].max())
+            means = vector[m : m + k * d].reshape(k, d) * units
+            cholesky = self.shape.from_free(vector[m + k * d :], k, units)
         finite = all(np.all(np.isfinite(part)) for part in (weights, means, cholesky))
         if not finite or not np.all(np.abs(self.shape.log_det(cholesky, k, d)) < MOST_LOG_DET):
             return None
-        whitening = self.shape.invert(cholesky)
+        whitening, weights = self.shape.invert(cholesky), weights / weights.sum()
         params = GaussianMixtureParams(
-            self.covariance_type, weights / weights.sum(), means, cholesky, whitening
+            self.covariance_type,
+            weights[:k],
+            means,
+            cholesky,
+            whitening,
+            noise_weight=float(weights[k:].sum()),
+            noise_box=like.noise_box,
         )
         return self._holding(params, like)
 
     def _holding(self, params: GaussianMixtureParams, held: GaussianMixtureParams) -> GaussianMixtureParams:
         """Return the parameters with what is fixed as ``held`` has it."""
-        names = {name: (name,) for name in PARAMETERS} | {"covariances": ("cholesky", "whitening")}
+        names = {
+            "weights": ("weights", "noise_weight"),
+            "means": ("means",),
+            "covariances": ("cholesky", "whitening"),
+        }
         parts = [part for name in self.fixed for part in names[name]]
         return replace(params, **{part: getattr(held, part) for part in parts})
 
@@ -398,7 +441,13 @@ class GaussianMixtureModel:
         fixed = tuple(name for name in PARAMETERS if name not in parameters)
         factor, zero = params.cholesky, np.zeros(())
         prior = ConjugatePrior(
-            rho, params.means, rho, np.sqrt(rho) * factor, zero * factor, rho * k * params.weights
+            rho,
+            params.means,
+            rho,
+            np.sqrt(rho) * factor,
+            zero * factor,
+            rho * k * params.weights,
+            rho * k * params.noise_weight,
         )
         return replace(self, prior=prior, fixed=fixed, reg_covar="auto", on_degenerate="freeze")
 
@@ -465,5 +514,31 @@ class GaussianMixtureModel:
     def n_parameters(self, n_features: int) -> int:
         """Return the number of free parameters."""
         k, d = self.n_components, n_features
-        counts = {"weights": k - 1, "means": k * d, "covariances": self.shape.count(k, d)}
+        counts = {
+            "weights": k - 1 + (self.noise is not None),
+            "means": k * d,
+            "covariances": self.shape.count(k, d),
+        }
         return sum(count for name, count in counts.items() if name not in self.fixed)
+
+
+def _likeliest(n_components: int, joint: Array) -> NDArray[np.int64]:
+    """Return the component of the largest log-joint, (n,); −1 where it is the noise's, which comes last."""
+    found = joint.argmax(axis=1)
+    return np.where(found < n_components, found, -1)
+
+
+def _box(summary: DataSummary, noise: Literal["uniform"] | float) -> Array:
+    """Return the box around all rows, (2, d), or one of the volume ``noise`` about the same middle."""
+    low, high = summary.minimum, summary.maximum
+    flat = np.flatnonzero(~(high > low))
+    if len(flat):
+        raise InputError(
+            f"noise: column {flat[0]} is {low[flat[0]]:.6g} in every row, so that a box around them has no "
+            "volume. Leave the column out."
+        )
+    if isinstance(noise, str):
+        return np.stack([low, high])
+    sides = high - low
+    larger = np.exp((np.log(noise) - np.log(sides).sum()) / len(sides)) - 1
+    return np.stack([low - 0.5 * larger * sides, high + 0.5 * larger * sides])

@@ -7,7 +7,7 @@ them immune to offset and to conditioning. The model that maps one to the other 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,17 @@ class GaussianMixtureParams:
     covariance_type: str
     """"full", "tied", "diag" or "spherical"."""
     weights: Array
-    """(k,) π, summing to 1; 0 is a component without support."""
+    """(k,) π, summing to 1 with `noise_weight`; 0 is a component without support."""
     means: Array
     """(k, d) μ, in the units of the columns."""
     cholesky: Array
     """(k, d, d), (d, d), (k, d) or (k,): lower triangular L with Σ = L Lᵀ; or standard deviations."""
     whitening: Array
     """The same shape: A = L⁻¹."""
+    noise_weight: float = field(default=0.0, kw_only=True)
+    """π_0, of rows that come from no component but are anywhere with the same density."""
+    noise_box: Array = field(default_factory=lambda: np.empty((2, 0)), kw_only=True)
+    """(2, d) lowest and highest values of such rows; (2, 0) where all come from components."""
 
     @classmethod
     def from_covariances(
@@ -60,10 +64,31 @@ class GaussianMixtureParams:
         """The algebra of this covariance type."""
         return COVARIANCES[self.covariance_type]
 
+    @property
+    def proportions(self) -> Array:
+        """(k,) π, or (k + 1,) with the weight of the noise, where there is one, as the last: sums to 1."""
+        return np.append(self.weights, self.noise_weight) if self.noise_box.size else self.weights
+
+    @property
+    def noise(self) -> Array:
+        """(d + 1,) log-density of the noise along each column, and log π_0; (0,) where there is none."""
+        if not self.noise_box.size:
+            return np.empty(0)
+        low, high = self.noise_box
+        with np.errstate(divide="ignore"):
+            return np.append(-np.log(high - low), np.log(self.noise_weight))
+
+    @property
+    def log_noise(self) -> float | None:
+        """Log-joint of the noise, the same for all rows, in nats; None where there is none."""
+        return float(self.noise.sum()) if self.noise_box.size else None
+
     def kernel_arguments(self) -> Any:
         """Return what the kernels take: rows and means about a common centre, whitening, log constants."""
         k, d = self.means.shape
         center = self.weights @ self.means
+        if 0 < self.noise_weight < 1:
+            center /= self.weights.sum()
         with np.errstate(divide="ignore"):
             log_weights = np.log(self.weights)
         log_const = log_weights - 0.5 * (d * LOG_2PI + self.shape.log_det(self.cholesky, k, d))
@@ -99,6 +124,8 @@ class GaussianMixtureStats:
     """Σ w²: with equal weights (Σ w)²/Σ w² is the number of rows. NaN where it is not known."""
     n_left_out: int = 0
     """Rows left out because values are missing: all of them, or any where such rows were dropped."""
+    sum_noise: float = 0.0
+    """Σ w r of the noise."""
 
     def merge(self, other: GaussianMixtureStats) -> GaussianMixtureStats:
         """Return the statistics of both sets of rows; those at other parameters are re-referenced first."""
@@ -115,6 +142,7 @@ class GaussianMixtureStats:
             max(self.rounding, other.rounding),
             self.weight_squares + other.weight_squares,
             self.n_left_out + other.n_left_out,
+            self.sum_noise + other.sum_noise,
         )
 
     def scaled(self, factor: float) -> GaussianMixtureStats:
@@ -128,10 +156,11 @@ class GaussianMixtureStats:
             sum_w=factor * self.sum_w,
             sum_wy=factor * self.sum_wy,
             sum_wyy=factor * self.sum_wyy,
+            sum_noise=factor * self.sum_noise,
         )
 
     @property
-    def noise(self) -> float:
+    def rounding_error(self) -> float:
         """Nats per unit weight that rounding can do to the log-likelihood: of kernels, or of the means.
 
         A mean is kept to its last digit, which far from zero may be much beside a small deviation. Half its

@@ -87,22 +87,18 @@ _cache = _Cache()
 def _marginal(params: GaussianMixtureParams, columns: NDArray[np.int64]) -> Marginal:
     """Return the mixture of some columns."""
     means = np.ascontiguousarray(params.means[:, columns])
+    box = params.noise_box[:, columns] if params.noise_box.size else params.noise_box
     if params.covariance_type not in ("full", "tied"):
         spherical = params.covariance_type == "spherical"
         deviations = params.cholesky if spherical else np.ascontiguousarray(params.cholesky[:, columns])
-        marginal = GaussianMixtureParams(
-            params.covariance_type, params.weights, means, deviations, 1.0 / deviations
+        marginal = replace(
+            params, means=means, cholesky=deviations, whitening=1.0 / deviations, noise_box=box
         )
         return Marginal(marginal, np.empty((0, len(columns), 0)))
     lower, basis, inverse = incomplete.project(_factors(params), columns)
     shape = (-1, len(columns), len(columns)) if params.covariance_type == "full" else lower.shape[1:]
-    marginal = GaussianMixtureParams(
-        params.covariance_type,
-        params.weights,
-        means,
-        lower.reshape(shape),
-        inverse.reshape(shape),
-    )
+    cholesky, whitening = lower.reshape(shape), inverse.reshape(shape)
+    marginal = replace(params, means=means, cholesky=cholesky, whitening=whitening, noise_box=box)
     return Marginal(marginal, basis)
 
 
@@ -117,10 +113,13 @@ def _components(params: GaussianMixtureParams) -> incomplete.Components:
         log_weights = np.log(params.weights)
     means = np.ascontiguousarray(params.means)
     if params.covariance_type in ("full", "tied"):
-        return incomplete.DenseComponents(log_weights, means, _factors(params))
+        return incomplete.DenseComponents(log_weights, means, _factors(params), params.noise)
     deviations = params.cholesky if params.covariance_type == "diag" else params.cholesky[:, None]
     return incomplete.DiagonalComponents(
-        log_weights, means, np.ascontiguousarray(np.broadcast_to(deviations, means.shape))
+        log_weights,
+        means,
+        np.ascontiguousarray(np.broadcast_to(deviations, means.shape)),
+        params.noise,
     )
 
 
@@ -151,7 +150,8 @@ def statistics(
         weight = np.zeros(len(rows.x))
         for group in map(found.group, np.flatnonzero(complete).tolist()):
             weight[group] = 1.0 if rows.weight is None else rows.weight[group]
-    total = mixture.statistics(rows.x, weight, params.kernel_arguments(), resp, dtype)
+    log_noise = None if resp is not None else params.log_noise
+    total = mixture.statistics(rows.x, weight, params.kernel_arguments(), resp, dtype, log_noise)
     if len(rest) == 0:
         return total, dtype
     large = rest[np.diff(found.starts)[rest] * _work(params) >= LARGE_GROUP]
@@ -193,6 +193,7 @@ def _of_group(
             family,
             None if resp is None else resp[part],
             dtype,
+            None if resp is not None else marginal.params.log_noise,
         )
         total = sums if total is None else _added(total, sums)
     assert total is not None
@@ -240,6 +241,7 @@ def _added(a: MixtureSums, b: MixtureSums) -> MixtureSums:
         a.sum_w + b.sum_w,
         a.sum_wy + b.sum_wy,
         a.sum_wyy + b.sum_wyy,
+        a.sum_noise + b.sum_noise,
     )
 
 
@@ -252,7 +254,10 @@ def _chosen(found: Patterns, chosen: NDArray[np.int64]) -> Patterns:
 
 
 def log_joint(params: GaussianMixtureParams, x: FloatArray) -> Array:
-    """Return log π_k p_k(x_o), (n, k), of what is observed; log π_k of a row of which nothing is."""
+    """Return log π_k p_k(x_o), (n, k), of what is observed; log π_k of a row of which nothing is.
+
+    Where there is noise, its own comes last, (n, k + 1).
+    """
     return incomplete.log_joint(x, patterns(x), _components(params))
 
 
@@ -286,13 +291,18 @@ def _imputed(params: GaussianMixtureParams, rows: Rows, seeds: NDArray[np.uint64
     x = rows.x.astype(np.float64)
     found, components = patterns(x), _components(params)
     resp = posterior(incomplete.log_joint(x, found, components))
-    noise = None
+    noise, place = None, np.full(x.shape, 0.5)
     if seeds is not None:
         first, *others = (_uniform(rows, int(seed)) for seed in seeds)
         drawn = (np.cumsum(resp, axis=1) < first[:, None] * resp.sum(axis=1, keepdims=True)).sum(axis=1)
         resp = np.equal.outer(drawn, np.arange(resp.shape[1])).astype(np.float64)
-        noise = ndtri(np.stack(others, axis=1))
+        place = np.stack(others, axis=1)
+        noise = ndtri(place)
+    missing, k = np.isnan(x), len(params.weights)
     incomplete.impute(x, found, components, resp, noise)
+    if params.noise_box.size:
+        low, high = params.noise_box
+        x += np.where(missing, resp[:, k:] * (low + place * (high - low)), 0.0)
     return x
 
 

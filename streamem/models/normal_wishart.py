@@ -118,11 +118,14 @@ class ConjugatePrior(NormalWishart):
 
     counts: Array
     """(k,) or () α − 1 >= 0: rows that the weights' Dirichlet prior adds to each component."""
+    noise_count: float = 0.0
+    """Rows that it adds to the noise."""
 
-    def weights(self, n: Array) -> Array:
-        """Return (n + α − 1)/Σ(n + α − 1), (k,)."""
-        total = n + self.counts
-        return np.asarray(total / total.sum())
+    def weights(self, n: Array, noise: float) -> tuple[Array, float]:
+        """Return (n + α − 1)/Σ(n + α − 1), (k,), and the like of the noise, which counts in the sum."""
+        counts, noise = n + self.counts, noise + self.noise_count
+        total = counts.sum() + noise
+        return np.asarray(counts / total), float(noise / total)
 
     def log_density(self, params: GaussianMixtureParams, n: Array) -> float:
         """Return the log-prior in nats, up to a constant; n (k,) are the rows that the floor is given to."""
@@ -138,6 +141,8 @@ class ConjugatePrior(NormalWishart):
         counted = counts > 0
         with np.errstate(divide="ignore"):
             of_weights = counts[counted] @ np.log(params.weights[counted])
+            if self.noise_count > 0:
+                of_weights += self.noise_count * np.log(params.noise_weight)
         return float(of_weights - 0.5 * np.sum(of_components) - 0.5 * (n @ floor))
 
 

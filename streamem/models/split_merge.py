@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +64,11 @@ def moves(
     The order is that of what the rows gain at least. Components are cut across their longest axes, columns
     being in ``units`` (d,).
     """
-    if not _movable(model, params):
+    if not _movable(model, params) or rows.label is not None:
         return
     resp = model.responsibilities(params, rows)
     fixed = ("covariances",) if params.covariance_type == "tied" else ()
-    part = replace(model, fixed=fixed, on_degenerate="freeze")
+    part = replace(model, fixed=fixed, on_degenerate="freeze", noise=None)
     weighted = resp if rows.weight is None else resp * rows.weight[:, None]
     # What becomes of components with less than a row is for `streamem.degeneracy` to say.
     held = np.flatnonzero(weighted.sum(axis=0) * len(resp) >= rows.total_weight)
@@ -162,12 +162,13 @@ def _weighted(rows: Rows, resp: Array) -> Rows:
 
 
 def _some(params: GaussianMixtureParams, which: Sequence[int]) -> GaussianMixtureParams:
-    """Return some of the components as a mixture of their own."""
+    """Return some of the components as a mixture of their own, without noise."""
     chosen = list(which)
     weights = params.weights[chosen] / params.weights[chosen].sum()
     names = OWN_FACTORS if params.covariance_type != "tied" else ()
     factors = {name: getattr(params, name)[chosen] for name in names}
-    return replace(params, weights=weights, means=params.means[chosen], **factors)
+    noiseless: dict[str, Any] = {"noise_weight": 0.0, "noise_box": np.empty((2, 0))}
+    return replace(params, weights=weights, means=params.means[chosen], **factors, **noiseless)
 
 
 def _moved(params: GaussianMixtureParams, merge: _Refit, split: _Refit) -> GaussianMixtureParams:

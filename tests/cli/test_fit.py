@@ -71,6 +71,17 @@ def test_fit__weights_count(run, data):
     assert sem.load("model.npz").means_[0] == pytest.approx([5, 5], abs=0.3)
 
 
+def test_fit__uniform_component_takes_the_outliers(run, run_json, rows):
+    outliers = np.random.default_rng(1).uniform(-50, 50, (60, 2))
+    np.save("rows.npy", np.concatenate([rows, outliers]))
+    code, document = run_json("fit", "rows.npy", "-k", 2, "--noise")
+    assert (code, document["noise_weight"]) == (0, pytest.approx(60 / 660, abs=0.02))
+    assert sem.load("model.npz").noise == "uniform"
+    assert "noise" in run("fit", "rows.npy", "-k", 2, "--noise", "--overwrite").stderr
+    assert "noise" not in run("fit", "rows.npy", "-k", 2, "--overwrite").stderr
+    assert sem.load("model.npz").noise_weight_ == 0
+
+
 def test_fit__labels_say_which_component_is_which(run, data, rows):
     for first in (0, 1):
         labels = np.full(600, -1)

