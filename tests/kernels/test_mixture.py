@@ -161,7 +161,7 @@ def test_statistics__with_every_component_dead_are_zero(covariance_type):
     p = problem(covariance_type, 20, 4, 3, dead=[0, 1, 2])
     actual = mixture.statistics(p.x, None, p.family)
     assert actual.log_likelihood == -np.inf and actual.entropy == 0.0
-    assert all((value == 0).all() for value in actual[2:])
+    assert all(np.all(value == 0) for value in actual[2:])
 
 
 @every_type
