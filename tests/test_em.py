@@ -103,9 +103,9 @@ def test_fall__within_rounding_is_none():
     assert result.status is Status.CONVERGED
 
 
-def test_fall__within_the_noise_that_statistics_tell_is_none(monkeypatch):
+def test_fall__within_the_rounding_that_statistics_tell_is_none(monkeypatch):
     assert climb([-8, -4, -5], tol=0.0).status is Status.FELL
-    monkeypatch.setattr(Sums, "noise", 1.5, raising=False)
+    monkeypatch.setattr(Sums, "rounding_error", 1.5, raising=False)
     assert climb([-8, -4, -5], tol=0.0).status is Status.CONVERGED
 
 

@@ -224,9 +224,9 @@ def test_rowwise_results__of_separated_components_are_the_formulas(separation, p
 @pytest.mark.parametrize("separation, left_out", [(0.1, False), (30.0, True)])
 def test_rowwise_results__leave_out_what_is_out_of_reach(separation, left_out, reach):
     p = problem("full", TILE, 18, 12, separation=separation)
-    tile, components = mixture._prepare(p.family, TILE, None, reach)
+    tile, components = mixture._prepare(p.family, TILE, None, None, reach)
     densities, no_resp, no_label = np.empty(TILE), np.empty((0, 0)), np.empty(0, np.int64)
-    mixture._by_row(mixture.unwritable(p.x), tile, components, densities, no_resp, no_label)
+    mixture._by_row(mixture.unwritable(p.x), tile, components, -np.inf, densities, no_resp, no_label)
     assert (components.n_chosen >= 0).all() == left_out
 
 
