@@ -168,6 +168,37 @@ def test_one_hot_and_integer_columns__are_fitted(covariance_type):
     fit(RNG.integers(0, 2, size=(500, 4)).astype(bool), 2, covariance_type)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("covariance_type", ["tied", "diag", "spherical"])
+def test_five_hundred_components__on_one_hot_rows_stay_finite(covariance_type):
+    """Forty questions with 284 answers in all, asked of 1,477: more components than rows that differ much."""
+    rng = np.random.default_rng(0)
+    answers = rng.multinomial(284 - 80, np.full(40, 1 / 40)) + 2
+    kind = rng.integers(6, size=1477)
+    chances = [rng.dirichlet(np.full(count, 0.1), size=6) for count in answers]
+    columns = [np.array([rng.choice(len(p[0]), p=p[k]) for k in kind]) for p in chances]
+    x = np.concatenate([np.eye(n)[column] for n, column in zip(answers, columns, strict=True)], axis=1)
+    assert x.shape == (1477, 284)
+    fit(x, 500, covariance_type, max_iter=3)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_cluster_of_three_rows__is_found(covariance_type):
+    few = 40 + 0.5 * np.eye(3)
+    gm = fit(np.concatenate([X[:, :3], few]), 4, covariance_type)
+    k = gm.means_[:, 0].argmax()
+    np.testing.assert_allclose(gm.means_[k], few.mean(axis=0), atol=1e-6)
+    assert gm.weights_[k] == pytest.approx(3 / (len(X) + 3), rel=1e-4)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_negative_zeros__are_zeros(covariance_type):
+    x = np.where(np.abs(X) < 0.5, 0.0, X)
+    gm, negative = (fit(rows, 3, covariance_type) for rows in (x, np.where(x == 0, -0.0, x)))
+    np.testing.assert_array_equal(gm.means_, negative.means_)
+    np.testing.assert_array_equal(gm.covariances_, negative.covariances_)
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_float32__is_fitted_as_well_as_float64(covariance_type):
     gm, reference = known(X.astype(np.float32), covariance_type), known(X, covariance_type)
