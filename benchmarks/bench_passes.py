@@ -9,6 +9,7 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
@@ -21,6 +22,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dask
 import numpy as np
@@ -129,20 +131,24 @@ class Counted(GaussianMixtureModel):
         return GaussianMixtureModel.e_step(self, params, rows)
 
 
-def ablated(method: Callable[[], Any], changed: Callable[[], dict[str, Any]]) -> Callable[[], Any]:
-    """Return the same method without one of its parts, where it is the corrected sample."""
+def without(part: str) -> Any:
+    """Return a context in which ``"auto"`` lacks one of its parts."""
+    changes: dict[str, dict[str, Any]] = {
+        "auto-mixing": {"past": Mixing(window=1)},
+        "auto-em": {"with_em": False},
+    }
+    if part == "auto-moves":
+        return mock.patch.object(resident.Search, "__call__", return_value=None)
+    if part not in changes:
+        return contextlib.nullcontext()
 
-    def make() -> Any:
-        made = method()
-        return dataclasses.replace(made, **changed()) if isinstance(made, CorrectedSample) else made
+    def make(*args: Any) -> CorrectedSample[Any, Any]:
+        return dataclasses.replace(CorrectedSample(*args), **changes[part])
 
-    return make
+    return mock.patch.object(resident, "CorrectedSample", make)
 
 
-ABLATIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    "auto-mixing": lambda: {"past": Mixing(window=1)},
-    "auto-em": lambda: {"with_em": False},
-}
+ABLATIONS = ("auto-mixing", "auto-em", "auto-moves")
 METHODS = ("none", "anderson", "auto", "start+none", "start+anderson", "auto-start", *ABLATIONS)
 
 
@@ -152,15 +158,13 @@ def fit(case: Case, x: Any, n: int, seed: int, method: str, options: Any) -> dic
     model: Any = Counted(case.k, case.shape, start="k-means++")
     Counted.rows = 0
     began = time.perf_counter()
-    with open_rows(x, memory_limit=MEMORY_LIMIT, passes=True) as data:
+    with open_rows(x, memory_limit=MEMORY_LIMIT, passes=True) as data, without(method):
         rows = resident.sample_rows(model, data.source, "auto", byte_limit(MEMORY_LIMIT))
         summary = resident.summarize_rows(data, rows, seed)
         model = model.informed_by(summary)
         every = resident.starts(model, summary.sample, n, 1, rng)
         name = method.removeprefix("start+") if method not in ("auto-start", *ABLATIONS) else "auto"
         make = resident.accelerator(model, data, summary.sample, name, options.tol)
-        if method in ABLATIONS:
-            make = ablated(make, ABLATIONS[method])
         if method in ("none", "anderson", "auto-start"):
             start = next(every)
         else:
