@@ -286,6 +286,10 @@ class BayesianGaussianMixtureModel:
         """Return E log p(x, z | θ) over q(z, θ) from statistics alone, in nats: linear in them."""
         return self.mixture.expected_log_joint(params, stats)
 
+    def feasible(self, stats: GaussianMixtureStats) -> bool:
+        """Return whether rows could have such statistics: differences may not be any rows'."""
+        return self.mixture.feasible(stats)
+
     def to_vector(self, params: BayesianGaussianMixtureParams) -> Array:
         """Return unconstrained coordinates; β stands for all that follows from n."""
         share = params.mean_precision / params.mean_precision.sum()

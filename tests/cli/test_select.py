@@ -97,7 +97,7 @@ def test_select__options_reach_the_estimators(run, data, option, value, name, ex
     assert getattr(sem.load("model.npz"), name) == expected
 
 
-def test_select__weights_scheduler_and_scratch_reach_the_passes(run_json, data, tmp_path):
+def test_select__weights_scheduler_and_scratch_reach_the_passes(run, run_json, data, tmp_path):
     np.save("w.npy", np.r_[np.zeros(200), np.ones(400)])
     (tmp_path / "scratch").mkdir()
     code, document = run_json(
@@ -113,7 +113,7 @@ def test_select__weights_scheduler_and_scratch_reach_the_passes(run_json, data, 
         "1,2",
     )
     assert (code, document["n_components"]) == (0, 1)
-    assert run_json("select", data, "-k", 2, "--scheduler", "carrier-pigeon", "--overwrite")[0] == 2
+    assert run("select", data, "-k", 2, "--scheduler", "carrier-pigeon", "--overwrite").exit_code == 2
 
 
 @pytest.mark.parametrize(
