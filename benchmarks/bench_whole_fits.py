@@ -62,7 +62,7 @@ def run(n: int, d: int, k: int, spread: float, options: Any) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         gm, fast = ours(x, k)
         best = sem.GaussianMixture(k, random_state=0, tol=1e-9, max_iter=1000).fit(x).score(x)
-        other, slow, iterations = theirs(x, k, best, CHUNK if options.tiny else 500)
+        other, slow, iterations = theirs(x, k, best, CHUNK if options.tiny else options.iterations)
         return {
             "n": n,
             "d": d,
@@ -79,8 +79,11 @@ def run(n: int, d: int, k: int, spread: float, options: Any) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run, print a table, and write JSON where asked to."""
-    options = harness.parser(__doc__).parse_args(argv)
-    cases = [(3000, 3, 2, 2.0)] if options.tiny else CASES
+    parser = harness.parser(__doc__)
+    parser.add_argument("--iterations", type=int, default=500, help="of scikit-learn, at most")
+    parser.add_argument("--first", action="store_true", help="the first case only")
+    options = parser.parse_args(argv)
+    cases = [(3000, 3, 2, 2.0)] if options.tiny else CASES[:1] if options.first else CASES
     return harness.report(options, [run(*case, options) for case in cases])
 
 

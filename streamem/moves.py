@@ -38,9 +38,9 @@ class Search(Generic[P]):
     model: Any
     """The model."""
     rows: Rows
-    """The resident sample."""
+    """Some of the resident sample: they rank the moves."""
     one_pass: Callable[[Sequence[P]], Pass[Any]]
-    """Its statistics at each of several parameters."""
+    """Statistics of the sample at each of several parameters."""
     solve: Callable[..., Any]
     """EM itself: ``solve(one_pass, params, max_iter)`` returns a `streamem.convergence.FitResult`."""
     steps: int

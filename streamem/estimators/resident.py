@@ -51,6 +51,7 @@ SAMPLE_TOL = 0.01  # of parameters per row of the sample, nats: its bias is 50 t
 HELD_OUT = 5  # one row of the sample in so many judges the starts
 FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the better the correction
 FIRST_MOVES = 10  # of components, on the sample, before the first pass
+RANKING_ROWS_PER_PARAMETER = 5  # that tell which moves are worth following
 MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
 BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
 READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
@@ -200,7 +201,10 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float) -> Search[Any
         return None
     solve = functools.partial(_solve, tol=max(tol, SAMPLE_TOL * _parameters(model, data.source) / rows))
     one_pass, steps = _passes(model, _resident(data, sample)), _steps(data.source, rows)
-    return Search(model, sample.rows(), one_pass, functools.partial(solve, model), steps)
+    ranking = sample.part(
+        0, max(SMALLEST_SAMPLE, RANKING_ROWS_PER_PARAMETER * _parameters(model, data.source))
+    )
+    return Search(model, ranking.rows(), one_pass, functools.partial(solve, model), steps)
 
 
 def _margin(model: Any, data: RowData, sample: Sample) -> float:

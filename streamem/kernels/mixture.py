@@ -47,8 +47,8 @@ Float64Array: TypeAlias = NDArray[np.float64]
 TILE_ROW_BYTES = 1024
 """Bytes of one feature of a tile: 128 rows of float64, 256 of float32."""
 
-UNLIKELIER, VANISHING = 1.0, 128 * float(np.log(2))
-"""Nats below the likeliest, where a component can neither be it nor change a bit of the density."""
+UNLIKELIER = 1.0
+"""Nats below the likeliest, where a component cannot be it, whatever rounding did."""
 
 
 class MixtureSums(NamedTuple):
@@ -122,7 +122,8 @@ def score_samples(
 ) -> Float64Array:
     """Return (n,) log densities ``log Σ_k exp(log_joint)``, noise included."""
     out = np.empty(len(x))
-    _rows(x, _prepare(family, len(x), precision, log_noise, VANISHING), log_noise, out, _NO_RESP, _NO_LABEL)
+    prepared = _prepare(family, len(x), precision, log_noise, every=True)
+    _rows(x, prepared, log_noise, out, _NO_RESP, _NO_LABEL)
     return out
 
 
