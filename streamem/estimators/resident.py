@@ -151,8 +151,10 @@ def best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, data
 def _moved_on_sample(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: float) -> P:
     """Return the parameters after moves that EM cannot make, as many as pay on the sample."""
     search = _search(model, data, sample, tol)
-    for _ in range(FIRST_MOVES if search is not None else 0):
-        found = search(params, _margin(model, data, sample)) if search is not None else None
+    if search is None:
+        return params
+    for _ in range(FIRST_MOVES):
+        found = search(params, _margin(model, data, sample))
         if found is None:
             break
         params, what = found
@@ -201,8 +203,8 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float) -> Search[Any
         return None
     solve = functools.partial(_solve, tol=max(tol, SAMPLE_TOL * _parameters(model, data.source) / rows))
     one_pass, steps = _passes(model, _resident(data, sample)), _steps(data.source, rows)
-    ranking = sample.part(
-        0, max(SMALLEST_SAMPLE, RANKING_ROWS_PER_PARAMETER * _parameters(model, data.source))
+    ranking = sample.leading(
+        max(SMALLEST_SAMPLE, RANKING_ROWS_PER_PARAMETER * _parameters(model, data.source))
     )
     return Search(model, ranking.rows(), one_pass, functools.partial(solve, model), steps)
 
