@@ -339,14 +339,16 @@ class CorrectedSample(Generic[P, S]):
             ratio = (1 - self.hold) * best.stats.weight / base.weight
             delta = best.stats.merge(base.scaled(-ratio))
             try:
-                return self.solve(functools.partial(self._corrected, ratio, delta), best.params, self.budget)
+                one_pass = functools.partial(self._corrected, ratio, delta, best.params, base)
+                return self.solve(one_pass, best.params, self.budget)
             except DegenerateComponentError:
                 self._hold_more()
         return None
 
-    def _corrected(self, ratio: float, delta: Any, candidates: Sequence[P]) -> Pass[Any]:
-        """Return the corrected statistics of the sample at each of several parameters."""
-        every = self.sample_pass(candidates).stats
+    def _corrected(self, ratio: float, delta: Any, here: P, base: Any, candidates: Sequence[P]) -> Pass[Any]:
+        """Return the corrected statistics of the sample at each of several parameters; ``base`` is known."""
+        known = len(candidates) == 1 and candidates[0] is here
+        every = [base] if known else self.sample_pass(candidates).stats
         pairs = zip(candidates, every, strict=True)
         return Pass([self._correct(params, stats.scaled(ratio), delta) for params, stats in pairs])
 

@@ -9,14 +9,15 @@ nothing makes no further pass.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from streamem.acceleration import Accelerator, Candidate, Proposal, Reached
-from streamem.convergence import Event, FitResult
-from streamem.protocols import Pass, Rows, Stats
+from streamem.convergence import Event, FitResult, PassEnded
+from streamem.protocols import Rows, Stats
 
 __all__ = ["Moving", "Search"]
 
@@ -24,6 +25,7 @@ P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
 TRIES = 3  # moves that EM on the sample follows; 5 in Ueda et al.
+HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up
 ROUNDS = 5  # moves of one fit that are evaluated on all rows
 
 
@@ -39,28 +41,41 @@ class Search(Generic[P]):
     """The model."""
     rows: Rows
     """Some of the resident sample: they rank the moves."""
-    one_pass: Callable[[Sequence[P]], Pass[Any]]
-    """Statistics of the sample at each of several parameters."""
-    solve: Callable[..., Any]
-    """EM itself: ``solve(one_pass, params, max_iter)`` returns a `streamem.convergence.FitResult`."""
-    steps: int
-    """Of EM, after each move."""
+    climbs: Sequence[Callable[..., FitResult[P]]]
+    """EM on ever more of the sample, all of it in the end: ``climb(params, notify=None)``."""
 
     def __call__(self, params: P, least: float) -> tuple[P, str] | None:
-        """Return parameters of an objective higher by more than ``least``, and what was done, if any."""
-        here = None
+        """Return parameters of an objective higher by more than ``least``, and what was done, if any.
+
+        A move has to gain something on each part of the sample, and this much on all of it.
+        """
+        stay = [functools.cache(functools.partial(_highest_from, climb, params)) for climb in self.climbs]
+        gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows), TRIES):
-            if here is None:
-                here = _highest(self.solve(self.one_pass, params, self.steps))
-            result = self.solve(self.one_pass, moved, self.steps)
-            if _highest(result) > here + least:
-                return result.params, what
+            for climb, here, gain in zip(self.climbs, stay, gains, strict=True):
+                result = climb(moved, notify=functools.partial(_is_hopeless, here() + gain))
+                if not _highest(result) > here() + gain:
+                    break
+                moved = result.params
+            else:
+                return moved, what
         return None
+
+
+def _highest_from(climb: Callable[..., FitResult[P]], params: P) -> float:
+    """Return the highest objective that EM reaches from these parameters."""
+    return _highest(climb(params))
 
 
 def _highest(result: FitResult[Any]) -> float:
     """Return the highest objective of a fit."""
     return max(record.objective for record in result.history)
+
+
+def _is_hopeless(goal: float, ended: PassEnded) -> bool:
+    """Return whether the climb, as it looks, ends well below the goal."""
+    record = ended.record
+    return record is not None and record.objective + HOPE * record.remaining_gain < goal
 
 
 @dataclass(slots=True)

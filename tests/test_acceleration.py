@@ -1,6 +1,7 @@
 """Accelerated fits have the fixed points of plain EM, never fall, and take fewer passes."""
 
 import dataclasses
+import logging
 import warnings
 
 import numpy as np
@@ -384,3 +385,31 @@ def test_starts__are_judged_by_rows_that_they_did_not_see():
         for starts in ([good, bad], [bad, good]):
             best = resident.best_on_sample(model, iter(starts), sample, data, 1e-6)
             np.testing.assert_allclose(np.sort(best.means[:, 0]), np.sort(good.means[:, 0]), atol=0.05)
+
+
+def test_sample__is_climbed_from_few_rows_to_all(caplog):
+    """Most steps are made on a fifth of the sample, and no more are made on all of it than without."""
+
+    def sizes(**changes):
+        caplog.clear()
+        with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.DEBUG, "streamem"):
+            for name, value in changes.items():
+                patch.setattr(resident, name, value)
+            gm = sem.GaussianMixture(3, random_state=0).fit(x)
+        steps = [record.args for record in caplog.records if record.msg.endswith("%d steps")]
+        return dict(steps), gm.lower_bound_
+
+    x = np.concatenate([np.random.default_rng(i).normal(2.5 * i, 1, (34_000, 2)) for i in range(3)])[2000:]
+    (coarse, reached), (alone, directly) = sizes(), sizes(COARSER=10**9)
+    assert list(coarse) == [4000, 20_000] and list(alone) == [20_000]
+    assert coarse[20_000] < min(coarse[4000], alone[20_000])
+    assert reached == pytest.approx(directly, abs=1e-6)
+
+
+def test_parts_of_the_sample__weigh_as_much_as_all_of_it():
+    x, weight = np.random.default_rng(0).normal(size=(25_000, 1)), np.full(25_000, 3.0)
+    index = np.arange(25_000)
+    with open_rows(x) as data:
+        parts = resident._parts(setting()[0], Sample(x, weight, index, index.astype(np.uint64)), data)
+    assert [len(part.index) for part in parts] == [5000, 25_000]
+    assert [part.rows().total_weight for part in parts] == pytest.approx([75_000, 75_000])

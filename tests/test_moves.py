@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import streamem as sem
-from streamem import moves
+from streamem import em, moves
 from streamem.models.covariance import COVARIANCES
 from streamem.models.gaussian_mixture import GaussianMixtureModel
+from streamem.protocols import Pass, Rows
 
 from .strategies import clusters
 
@@ -138,3 +139,28 @@ def test_checkpoint__in_the_middle_of_a_move_goes_on_to_the_same_bits(tmp_path):
         again = sem.GaussianMixture(4, max_iter=300, **settings).fit(X, checkpoint=place, resume=True)
         np.testing.assert_array_equal(again.means_, gm.means_)
         assert again.n_iter_ == gm.n_iter_
+
+
+def test_moves_that_cannot_pay__are_given_up_early(monkeypatch):
+    """A climb that ends far below its goal, as its first steps tell, is not made to its end."""
+    steps = []
+
+    def climb(params, notify=lambda event: None):
+        result = em.iterate(model, one_pass, params, tol=1e-9, max_iter=200, notify=notify)
+        steps.append(len(result.history))
+        return result
+
+    model = GaussianMixtureModel(4, "full", reg_covar=1e-6)
+    rows = Rows(0.1 * X, None, 0)
+    rows.x[:] += np.random.default_rng(0).normal(size=X.shape)
+    one_pass = lambda candidates: Pass([model.e_step(params, rows) for params in candidates])  # noqa: E731
+    here = model.from_responsibilities(rows, np.eye(4)[LABELS])
+    monkeypatch.setattr(
+        GaussianMixtureModel, "moves", lambda self, params, rows: iter([(worse(params), "Nothing")])
+    )
+    found = {}
+    for hope in (moves.HOPE, np.inf):
+        monkeypatch.setattr(moves, "HOPE", hope)
+        found[hope] = moves.Search(model, rows, [climb])(here, 1.0)
+    (_, early), (_, late) = steps[:2], steps[2:]
+    assert set(found.values()) == {None} and early < late

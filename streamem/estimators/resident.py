@@ -51,7 +51,8 @@ SAMPLE_TOL = 0.01  # of parameters per row of the sample, nats: its bias is 50 t
 HELD_OUT = 5  # one row of the sample in so many judges the starts
 FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the better the correction
 FIRST_MOVES = 10  # of components, on the sample, before the first pass
-RANKING_ROWS_PER_PARAMETER = 5  # that tell which moves are worth following
+COARSER = 5  # times fewer rows: EM goes from coarse parts of the sample to all of it
+COARSEST_ROWS_PER_PARAMETER, COARSEST = 5, 4000  # rows of the smallest part, at least
 MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
 BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
 READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
@@ -131,30 +132,46 @@ def best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, data
 
     Several starts compete on most of the sample and are judged by the rest of it. The work is counted in
     rows, so that the same store always gets the same number of steps; it ends where the sample has no more to
-    say, as its optimum is some p/2 nats in all away from that of all rows.
+    say, as its optimum is some p/2 nats in all away from that of all rows. Of a sample that is most of the
+    rows, EM on all of it is left to the passes.
     """
-    candidates, rows = list(starts), len(sample.index)
-    if len(candidates) == 1 and rows > data.source.n_samples // 2:
-        return candidates[0]
-    steps = FIRST_BUDGET * _steps(data.source, rows)
-    if hasattr(model, "n_parameters"):
-        tol = max(tol, SAMPLE_TOL * _parameters(model, data.source) / rows)
+    candidates = list(starts)
     if len(candidates) > 1:
-        candidates = [_by_held_out(model, candidates, sample, data, steps, tol)]
-    result: FitResult[P] = _solve(
-        model, _passes(model, _resident(data, sample)), candidates[0], steps, tol=tol
-    )
-    log.debug("sample of %d rows: %d steps", rows, len(result.history))
-    return _moved_on_sample(model, result.params, sample, data, tol)
+        params = _by_held_out(model, candidates, sample, data, tol)
+        return _climb(model, params, [sample], data, tol)
+    parts = _parts(model, sample, data)
+    if len(sample.index) > data.source.n_samples // 2:
+        parts = parts[:-1]
+    return _climb(model, candidates[0], parts, data, tol)
 
 
-def _moved_on_sample(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: float) -> P:
+def _by_held_out(model: Model[P, S], candidates: Sequence[P], sample: Sample, data: RowData, tol: float) -> P:
+    """Return the start that leads to the highest likelihood of rows that it did not see."""
+    seen = len(sample.index) - len(sample.index) // HELD_OUT
+    parts = _parts(model, sample.part(0, seen), data)
+    fitted = [_climb(model, params, parts, data, tol) for params in candidates]
+    held_out = _passes(model, _resident(data, sample.part(seen, len(sample.index))))
+    scores = [stats.log_likelihood for stats in held_out(fitted).stats]
+    return fitted[int(np.argmax(scores))]
+
+
+def _climb(model: Model[P, S], params: P, parts: Sequence[Sample], data: RowData, tol: float) -> P:
+    """Return where EM leads on ever more of the sample, mostly on little of it."""
+    telling = _telling(parts)
+    for part in parts:
+        result: FitResult[P] = _em_on(model, part, data, tol, FIRST_BUDGET)(params)
+        log.debug("sample of %d rows: %d steps", len(part.index), len(result.history))
+        params = result.params
+        if part is telling[0]:
+            params = _moved(model, params, part, data, tol)
+    return params
+
+
+def _moved(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: float) -> P:
     """Return the parameters after moves that EM cannot make, as many as pay on the sample."""
-    search = _search(model, data, sample, tol)
-    if search is None:
-        return params
+    search = _search(model, data, sample, tol, COARSEST_ROWS_PER_PARAMETER)
     for _ in range(FIRST_MOVES):
-        found = search(params, _margin(model, data, sample))
+        found = search(params, _margin(model, data, sample)) if search else None
         if found is None:
             break
         params, what = found
@@ -162,16 +179,35 @@ def _moved_on_sample(model: Model[P, S], params: P, sample: Sample, data: RowDat
     return params
 
 
-def _by_held_out(
-    model: Model[P, S], candidates: Sequence[P], sample: Sample, data: RowData, steps: int, tol: float
-) -> P:
-    """Return the start that leads to the highest likelihood of rows that it did not see."""
-    seen = len(sample.index) - len(sample.index) // HELD_OUT
-    one_pass = _passes(model, _resident(data, sample.part(0, seen)))
-    fitted: list[P] = [_solve(model, one_pass, params, steps, tol=tol).params for params in candidates]
-    held_out = _passes(model, _resident(data, sample.part(seen, len(sample.index))))
-    scores = [stats.log_likelihood for stats in held_out(fitted).stats]
-    return fitted[int(np.argmax(scores))]
+def _em_on(
+    model: Any, sample: Sample, data: RowData, tol: float, budget: int = 1
+) -> Callable[..., FitResult[Any]]:
+    """Return what runs EM on the sample from given parameters, until it has no more to say."""
+    rows = len(sample.index)
+    if hasattr(model, "n_parameters"):
+        tol = max(tol, SAMPLE_TOL * _parameters(model, data.source) / rows)
+    one_pass, steps = _passes(model, _resident(data, sample)), budget * _steps(data.source, rows)
+    return functools.partial(_solve, model, one_pass, max_iter=steps, tol=tol)
+
+
+def _parts(model: Any, sample: Sample, data: RowData) -> list[Sample]:
+    """Return ever larger parts of the sample, and all of it in the end.
+
+    Each weighs as much as the sample does, so that a prior counts the same.
+    """
+    parts, rows = [sample], len(sample.index)
+    if not hasattr(model, "n_parameters"):
+        return parts
+    least = max(COARSEST, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
+    while len(parts[0].index) >= COARSER * least:
+        fewer = len(parts[0].index) // COARSER
+        parts.insert(0, sample.leading(fewer).weighted(rows / fewer))
+    return parts
+
+
+def _telling(parts: Sequence[Sample]) -> Sequence[Sample]:
+    """Return the parts that are enough to tell moves that pay from others."""
+    return [part for part in parts if len(part.index) >= SMALLEST_SAMPLE] or parts[-1:]
 
 
 def accelerator(
@@ -188,25 +224,23 @@ def accelerator(
     if acceleration != "auto" or sample is None:
         return make
     share = len(sample.index) / data.source.n_samples
-    search = _search(model, data, sample.weighted(1 / share), tol)
+    search = _search(model, data, sample.weighted(1 / share), tol, FEWEST_ROWS_PER_PARAMETER)
     if search is None:
         return make
     bias = _parameters(model, data.source) * (1 - share) / (2 * len(sample.index))
     return lambda: Moving(search, max(_margin(model, data, sample) + bias, tol), make)
 
 
-def _search(model: Any, data: RowData, sample: Sample, tol: float) -> Search[Any] | None:
-    """Return what looks for better parameters elsewhere, where model and sample allow it."""
-    rows = len(sample.index)
+def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) -> Search[Any] | None:
+    """Return what looks for better parameters elsewhere, given so many rows per parameter."""
     able = _can_mix(model) and hasattr(model, "moves") and hasattr(model, "n_parameters")
-    if not able or rows < FEWEST_ROWS_PER_PARAMETER * _parameters(model, data.source):
+    if not able or len(sample.index) < fewest * _parameters(model, data.source):
         return None
-    solve = functools.partial(_solve, tol=max(tol, SAMPLE_TOL * _parameters(model, data.source) / rows))
-    one_pass, steps = _passes(model, _resident(data, sample)), _steps(data.source, rows)
-    ranking = sample.leading(
-        max(SMALLEST_SAMPLE, RANKING_ROWS_PER_PARAMETER * _parameters(model, data.source))
-    )
-    return Search(model, ranking.rows(), one_pass, functools.partial(solve, model), steps)
+    least, rows = COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source), len(sample.index)
+    fewer = min(max(SMALLEST_SAMPLE, least), rows)
+    ranking = sample.leading(fewer).weighted(rows / fewer)
+    climbs = [_em_on(model, part, data, tol) for part in _telling(_parts(model, sample, data))]
+    return Search(model, ranking.rows(), climbs)
 
 
 def _margin(model: Any, data: RowData, sample: Sample) -> float:
@@ -255,10 +289,20 @@ def _passes(model: Model[P, S], data: RowData) -> Callable[[Sequence[P]], Pass[A
     return lambda candidates: reading([(model, params) for params in candidates])
 
 
-def _solve(model: Any, one_pass: Any, params: Any, max_iter: int, *, tol: float) -> FitResult[Any]:
+def _solve(
+    model: Any,
+    one_pass: Any,
+    params: Any,
+    max_iter: int,
+    *,
+    tol: float,
+    notify: Callable[[PassEnded], object] = lambda event: None,
+) -> FitResult[Any]:
     """Run EM in memory, accelerated where the model allows it; an interrupt is for the whole fit."""
     accelerate: Accelerator[Any, Any] = Anderson(model, patience=BOLD) if _can_mix(model) else PlainEM(model)
-    result = em.iterate(model, one_pass, params, accelerate=accelerate, tol=tol, max_iter=max_iter)
+    result = em.iterate(
+        model, one_pass, params, accelerate=accelerate, tol=tol, max_iter=max_iter, notify=notify
+    )
     if result.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
     return result
