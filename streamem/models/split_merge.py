@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from streamem.errors import DegenerateComponentError
 from streamem.kernels.moments import moments
 from streamem.models.covariance import Array
-from streamem.models.gaussian_statistics import GaussianMixtureParams
+from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
 from streamem.models.missing import filled_with_means
 from streamem.models.normal_wishart import ConjugatePrior
 from streamem.protocols import Rows
@@ -38,7 +38,8 @@ __all__ = ["moves"]
 
 SHARED = 1e-3  # responsibility below which a row has no part in a component
 AXES = 2  # across which a component is cut
-STEPS = 10  # of EM on the halves
+STEPS = 11  # of EM on the halves
+HOPE = 30.0  # times the pace of EM: what is too far even for that is given up
 PAIRS = 8  # that overlap most
 MOST_LOST = 0.02  # nats per row that EM may have to make good
 OWN_FACTORS = ("cholesky", "whitening")
@@ -72,12 +73,14 @@ def moves(
     weighted = resp if rows.weight is None else resp * rows.weight[:, None]
     # What becomes of components with less than a row is for `streamem.degeneracy` to say.
     held = np.flatnonzero(weighted.sum(axis=0) * len(resp) >= rows.total_weight)
-    every = (_split(part, params, int(k), rows, resp, units) for k in held)
-    splits = [split for split in every if split is not None]
     merges = [_merge(part, params, pair, rows, resp) for pair in _overlapping(resp, weighted, held)]
+    lost = MOST_LOST * rows.total_weight
+    least = -lost - max((merge.gain for merge in merges), default=0.0)
+    every = (_split(part, params, int(k), rows, resp, units, least) for k in held)
+    splits = [split for split in every if split is not None]
     pairs = [(m.gain + s.gain, m, s) for m, s in itertools.product(merges, splits) if s.old[0] not in m.old]
     for gain, merge, split in sorted(pairs, key=lambda pair: -pair[0]):
-        if gain < -MOST_LOST * rows.total_weight:
+        if gain < -lost:
             return
         (i, j), (k,) = merge.old, split.old
         yield _moved(params, merge, split), f"Components {i} and {j} became one, and component {k} two"
@@ -121,24 +124,38 @@ def _split(
     rows: Rows,
     resp: Array,
     units: Array,
+    least: float,
 ) -> _Refit | None:
-    """Return two components in place of one, the better of several cuts; None where rows are too few."""
+    """Return two components in place of one, the better of several cuts; None where none gains enough.
+
+    Also where rows are too few.
+    """
     theirs = _weighted(rows, resp[:, k])
     two, best = _some(params, (k, k)), None
     if not theirs.total_weight**2 > 2 * (two.means.shape[1] + 1) * theirs.total_squared_weight:
         return None
-    before = model.e_step(_some(params, (k,)), theirs).log_likelihood
+    goal = model.e_step(_some(params, (k,)), theirs).log_likelihood + least
     for halves in _cuts(theirs, units):
         try:
-            pair = model.m_step(two, model.given(two, theirs, halves))
-            for _ in range(STEPS):
-                pair = model.m_step(pair, model.e_step(pair, theirs))
-            gain = model.e_step(pair, theirs).log_likelihood - before
+            stats = _climb(model, model.given(two, theirs, halves), theirs, goal)
         except DegenerateComponentError:
             continue
-        if best is None or gain > best.gain:
-            best = _Refit((k,), pair, gain)
+        if best is None or stats.log_likelihood - goal + least > best.gain:
+            best = _Refit((k,), stats.reference, stats.log_likelihood - goal + least)
     return best
+
+
+def _climb(
+    model: GaussianMixtureModel, stats: GaussianMixtureStats, rows: Rows, goal: float
+) -> GaussianMixtureStats:
+    """Return statistics after a short EM, shorter where it will end below the goal at the pace it has."""
+    before = -np.inf
+    for left in reversed(range(STEPS)):
+        stats = model.e_step(model.m_step(stats.reference, stats), rows)
+        if stats.log_likelihood + HOPE * left * (stats.log_likelihood - before) < goal:
+            break
+        before = stats.log_likelihood
+    return stats
 
 
 def _cuts(rows: Rows, units: Array) -> Iterator[Array]:
