@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from streamem.acceleration import Accelerator, Candidate, Proposal, Reached
 from streamem.convergence import Event, FitResult, PassEnded
 from streamem.protocols import Rows, Stats
@@ -24,7 +26,7 @@ __all__ = ["Moving", "Search"]
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
-TRIES = 3  # moves that EM on the sample follows; 5 in Ueda et al.
+TRIES = 5  # moves that EM on the sample follows, as in Ueda et al.
 HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up
 ROUNDS = 5  # moves of one fit that are evaluated on all rows
 
@@ -92,8 +94,10 @@ class Moving(Generic[P, S]):
     """What it made."""
     rounds: int = ROUNDS
     """Moves that may still be tried; none after one that all rows were against."""
-    searched: bool = False
-    """Whether there was a search since the last move."""
+    searched_at: float = -np.inf
+    """The objective at the last search since the last move."""
+    objective: float = np.nan
+    """The objective before the last pass."""
     proposed: str = ""
     """What was done in the move that the next pass evaluates."""
 
@@ -108,7 +112,7 @@ class Moving(Generic[P, S]):
         if not accepted:
             self.rounds = 0
             return self.inner(best, rejected)
-        self.inner, self.searched = self.make(), False
+        self.inner, self.searched_at = self.make(), -np.inf
         proposal = self.inner(best, rejected)
         event = Event("moved-components", f"{what}: the objective is higher so.")
         return replace(proposal, events=(event, *proposal.events))
@@ -116,11 +120,14 @@ class Moving(Generic[P, S]):
     def elsewhere(self, best: Reached[P, S], proposal: Proposal[P], remaining: float) -> Proposal[P] | None:
         """Return what to evaluate next where a move promises more than the ``remaining`` gain; or None.
 
-        There is one search near each optimum, as soon as what is left of the climb is worth less than a move.
+        There is a search as soon as what is left of the climb, or what a pass adds to it, is worth less than
+        a move; and not another one before the climb has gone on by as much.
         """
-        if self.proposed or self.searched or not self.rounds or remaining > self.least:
+        gained, self.objective = best.objective - self.objective, best.objective
+        steep = remaining > self.least and not gained <= self.least
+        if self.proposed or not self.rounds or steep or best.objective <= self.searched_at + self.least:
             return None
-        self.searched = True
+        self.searched_at = best.objective
         found = self.search(best.params, self.least)
         if found is None:
             return None

@@ -7,6 +7,7 @@ import pytest
 
 import streamem as sem
 from streamem import em, moves
+from streamem.acceleration import Proposal, Reached
 from streamem.models.covariance import COVARIANCES
 from streamem.models.gaussian_mixture import GaussianMixtureModel
 from streamem.protocols import Pass, Rows
@@ -164,3 +165,13 @@ def test_moves_that_cannot_pay__are_given_up_early(monkeypatch):
         found[hope] = moves.Search(model, rows, [climb])(here, 1.0)
     (_, early), (_, late) = steps[:2], steps[2:]
     assert set(found.values()) == {None} and early < late
+
+
+def test_search__starts_where_a_pass_gains_less_than_a_move_and_again_after_as_much():
+    """Also where nobody knows what is left, as on slow and irregular climbs."""
+    searched = []
+    moving = moves.Moving(lambda params, least: searched.append(params), 0.1, lambda: None)
+    for params, objective in enumerate([0.0, 1.0, 1.05, 1.08, 1.14, 1.16, 2.0]):
+        reached = Reached(params, None, objective, "em")
+        assert moving.elsewhere(reached, Proposal(params, ()), np.inf) is None
+    assert searched == [2, 5]
