@@ -27,7 +27,8 @@ P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
 TRIES = 5  # moves that EM on the sample follows, as in Ueda et al.
-HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up
+HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up,
+PLATEAU = 3  # after so many steps of which this is true
 ROUNDS = 5  # moves of one fit that are evaluated on all rows
 
 
@@ -55,7 +56,7 @@ class Search(Generic[P]):
         gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows), TRIES):
             for climb, here, gain in zip(self.climbs, stay, gains, strict=True):
-                result = climb(moved, notify=functools.partial(_is_hopeless, here() + gain))
+                result = climb(moved, notify=_GivingUp(here() + gain))
                 if not _highest(result) > here() + gain:
                     break
                 moved = result.params
@@ -74,10 +75,21 @@ def _highest(result: FitResult[Any]) -> float:
     return max(record.objective for record in result.history)
 
 
-def _is_hopeless(goal: float, ended: PassEnded) -> bool:
-    """Return whether the climb, as it looks, ends well below the goal."""
-    record = ended.record
-    return record is not None and record.objective + HOPE * record.remaining_gain < goal
+@dataclass(slots=True)
+class _GivingUp:
+    """Ends a climb that has looked for a while as if it ended well below the goal."""
+
+    goal: float
+    """The objective that it has to reach."""
+    steps: int = 0
+    """Of the climb, the last in a row that looked so: from where a move leads, climbs begin on plateaus."""
+
+    def __call__(self, ended: PassEnded) -> bool:
+        """Return whether to give up."""
+        record = ended.record
+        hopeless = record is not None and record.objective + HOPE * record.remaining_gain < self.goal
+        self.steps = self.steps + 1 if hopeless else 0
+        return self.steps >= PLATEAU
 
 
 @dataclass(slots=True)

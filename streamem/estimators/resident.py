@@ -48,6 +48,7 @@ SMALLEST_SAMPLE = 20_000
 FEWEST_ROWS_PER_PARAMETER = 20  # a smaller sample says too little about the rest
 SAMPLE_BUDGET = 4  # work on the sample that one pass may cost, in passes over all rows
 SAMPLE_TOL = 0.01  # of parameters per row of the sample, nats: its bias is 50 times as much
+MOVE_TOL = 0.001  # the same after moves, from where climbs begin slowly
 HELD_OUT = 5  # one row of the sample in so many judges the starts
 FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the better the correction
 FIRST_MOVES = 10  # of components, on the sample, before the first pass
@@ -159,7 +160,7 @@ def _climb(model: Model[P, S], params: P, parts: Sequence[Sample], data: RowData
     """Return where EM leads on ever more of the sample, mostly on little of it."""
     telling = _telling(parts)
     for part in parts:
-        result: FitResult[P] = _em_on(model, part, data, tol, FIRST_BUDGET)(params)
+        result: FitResult[P] = _em_on(model, part, data, tol, budget=FIRST_BUDGET)(params)
         log.debug("sample of %d rows: %d steps", len(part.index), len(result.history))
         params = result.params
         if part is telling[0]:
@@ -180,12 +181,12 @@ def _moved(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: fl
 
 
 def _em_on(
-    model: Any, sample: Sample, data: RowData, tol: float, budget: int = 1
+    model: Any, sample: Sample, data: RowData, tol: float, share: float = SAMPLE_TOL, budget: int = 1
 ) -> Callable[..., FitResult[Any]]:
     """Return what runs EM on the sample from given parameters, until it has no more to say."""
     rows = len(sample.index)
     if hasattr(model, "n_parameters"):
-        tol = max(tol, SAMPLE_TOL * _parameters(model, data.source) / rows)
+        tol = max(tol, share * _parameters(model, data.source) / rows)
     one_pass, steps = _passes(model, _resident(data, sample)), budget * _steps(data.source, rows)
     return functools.partial(_solve, model, one_pass, max_iter=steps, tol=tol)
 
@@ -239,7 +240,7 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) 
     least, rows = COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source), len(sample.index)
     fewer = min(max(SMALLEST_SAMPLE, least), rows)
     ranking = sample.leading(fewer).weighted(rows / fewer)
-    climbs = [_em_on(model, part, data, tol) for part in _telling(_parts(model, sample, data))]
+    climbs = [_em_on(model, part, data, tol, MOVE_TOL) for part in _telling(_parts(model, sample, data))]
     return Search(model, ranking.rows(), climbs)
 
 
