@@ -168,11 +168,13 @@ def split_mix_64(index, seed):
     return mix(mix((index * golden + key) & mask) ^ key)
 
 
-def bayesian_elbo(x, resp, prior, q):
+def bayesian_elbo(x, resp, prior, q, missing=None):
     """E_q[log p(x, z, π, μ, Λ) − log q(z, π, μ, Λ)], term by term, Λ_k Wishart with scales W_k (k, d, d).
 
     ``prior`` has process, concentration, precision, mean, degrees, scale (W₀⁻¹, (d, d)); ``q`` has
-    concentration, precision, means, degrees, scales (W_k).
+    concentration, precision, means, degrees, scales (W_k). Values that are NaN are latent too: of a row and a
+    component, ``missing(i, c)`` are the mean (d,) and the covariance (d, d), 0 where observed, of the normal
+    q(x_i | z_i = c).
     """
     n, d = x.shape
     k = len(q["means"])
@@ -184,8 +186,13 @@ def bayesian_elbo(x, resp, prior, q):
         log_det += np.linalg.slogdet(q["scales"][c])[1]
         mean = q["degrees"][c] * q["scales"][c]
         for i in range(n):
-            away = x[i] - q["means"][c]
-            expected = log_det - d * np.log(2 * np.pi) - d / q["precision"][c] - away @ mean @ away
+            row, spread, m = x[i], np.zeros((d, d)), np.isnan(x[i])
+            if m.any():
+                row, spread = missing(i, c)
+                total += resp[i, c] * np.linalg.slogdet(2 * np.pi * np.e * spread[np.ix_(m, m)])[1] / 2
+            away = row - q["means"][c]
+            squares = away @ mean @ away + np.trace(mean @ spread)
+            expected = log_det - d * np.log(2 * np.pi) - d / q["precision"][c] - squares
             total += resp[i, c] * expected / 2
         away = q["means"][c] - prior["mean"]
         total += 0.5 * (d * np.log(prior["precision"] / (2 * np.pi)) + log_det)

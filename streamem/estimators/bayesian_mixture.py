@@ -54,7 +54,8 @@ class BayesianGaussianMixture(GaussianMixture):
         Ψ₀: (d, d), (d,) or a number by covariance type, in squared units of the columns. None is the
         covariance of the rows, from the first pass.
     missing
-        Rows with missing values (NaN): ``"raise"`` or ``"drop"``, as in `GaussianMixture`.
+        What happens to rows with NaN, as in `GaussianMixture`. ``"marginal"``: q covers the missing values
+        too, and the ELBO is of what is observed.
     acceleration, sample_size, memory_limit, precision, callbacks
         As in `GaussianMixture`.
 
@@ -109,7 +110,7 @@ class BayesianGaussianMixture(GaussianMixture):
         acceleration: Literal["auto", "anderson", "none"] = "auto",
         sample_size: int | Literal["auto"] = "auto",
         memory_limit: int | str | None = "1GiB",
-        missing: str = "raise",
+        missing: Literal["raise", "drop", "marginal"] = "raise",
         precision: Literal["auto", "float32", "float64"] = "auto",
         callbacks: Iterable[Callback] = (),
     ) -> None:
@@ -138,10 +139,6 @@ class BayesianGaussianMixture(GaussianMixture):
 
     def _model(self, fitted: bool = True) -> BayesianGaussianMixtureModel:
         check_settings(self)
-        if self.missing == "marginal":
-            raise InputError(
-                'missing="marginal" is for GaussianMixture. Pass missing="drop", or fill the values.'
-            )
         _check_prior(self)
         if fitted:
             check_same_shape(self, self.params_)
@@ -203,10 +200,6 @@ class BayesianGaussianMixture(GaussianMixture):
         """Ψ₀: (d, d), (d,) or () by covariance type."""
         model = self._fitted_model()
         return np.asarray(model.shape.gram(model.prior.scale))
-
-    def impute(self, X: Any, **keywords: Any) -> Any:
-        """Refuse: rows with missing values are for `GaussianMixture`."""
-        raise InputError(f"{type(self).__name__}: impute is for GaussianMixture. Fit one to fill values.")
 
     def adapt(self, X: Any, **keywords: Any) -> Self:
         """Refuse: the priors here are one for all components."""

@@ -9,6 +9,16 @@ the kernels of the Gaussian mixture with other log constants. With it
 so that −KL is this model's log-prior and the loop need not know (Bishop 2006, section 10.2; Blei & Jordan
 2006 for the Dirichlet process). The M-step is the posterior given expected statistics.
 
+Of a row with missing values x_m, q(x_m | z) is free as well. The expected log-joint is a quadratic form in
+E[Λ_k] = Σ_k⁻¹, so that the best q(x_m | z=k) is normal, with the conditional mean and covariance of
+N(E[μ_k], Σ_k) given x_o: statistics are expanded as in `streamem.models.missing`. Integrating x_m out leaves
+(2π)^|m|/2 |(Σ_k⁻¹)_mm|^(−1/2), and as |(Σ_k⁻¹)_mm| = |Σ_oo|/|Σ_k|, the row adds
+
+    log Σ_k exp(E[log π_k] + c_k + log N(x_o; E[μ_k], Σ_k,oo)),    c_k = ½(E[log |Λ_k|] + log |Σ_k| − d/β_k),
+
+to the bound, with the same c_k whatever is missing: E[log π_k] + c_k are the log-weights of a mixture that
+the kernels for rows with missing values take as any other.
+
 The covariance type shapes the mean of q(Λ_k), as in scikit-learn: q is Wishart, and its scale the best
 diagonal, spherical or common one.
 """
@@ -16,7 +26,7 @@ diagonal, spherical or common one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +35,12 @@ from scipy.special import betaln, digamma, gammaln
 from streamem.errors import InputError
 from streamem.initialization import responsibilities
 from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance, CovariancePrior
-from streamem.models.gaussian_mixture import GaussianMixtureModel
+from streamem.models.gaussian_mixture import STEPS, STEPS_IF_MISSING, GaussianMixtureModel
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
+from streamem.models.missing import filled_with_means
 from streamem.models.normal_wishart import NormalWishart, mean_log_det, root_of, triangular, unbiased
 from streamem.models.summary import DataSummary
-from streamem.protocols import Rows
+from streamem.protocols import FloatArray, Rows
 
 __all__ = ["WEIGHT_PRIORS", "BayesianGaussianMixtureModel", "BayesianGaussianMixtureParams"]
 
@@ -46,6 +57,18 @@ class BayesianGaussianMixtureParams(GaussianMixtureParams):
     """(k,) ν of the Wishart distributions; () where components share one."""
     log_const: Array
     """(k,) what a row's expected log-joint has beside its squared distance, nats."""
+
+    @property
+    def log_weights(self) -> Array:
+        """(k,) what a row's expected log-joint has beside log N(x; means, covariances), nats."""
+        return self.log_const - self.log_peaks
+
+    def marginal(
+        self, columns: NDArray[np.int64], cholesky: Array, whitening: Array
+    ) -> BayesianGaussianMixtureParams:
+        """Return what some columns of a row add to the bound where the others are missing."""
+        left = GaussianMixtureParams.marginal(self, columns, cholesky, whitening)
+        return replace(left, log_const=self.log_weights + left.log_peaks)
 
     def kernel_arguments(self) -> Any:
         """Return what the kernels take: expectations over q(θ) in place of logarithms of estimates."""
@@ -128,6 +151,8 @@ class BayesianGaussianMixtureModel:
     class_means: Array | None = None
     """(k, d) means of the rows with each label, as the first pass has them; NaN where there are none."""
 
+    takes_missing: ClassVar[bool] = True
+    """Rows may have missing values: see `streamem.models.missing`."""
     takes_labels: ClassVar[bool] = True
     """Rows may have labels: see `streamem.models.labelled`."""
 
@@ -193,16 +218,18 @@ class BayesianGaussianMixtureModel:
 
     def init(self, sample: Rows, rng: np.random.Generator) -> BayesianGaussianMixtureParams:
         """Return the M-step of starting responsibilities on the sample."""
-        known = self.mixture.known_means(sample)
-        resp = responsibilities(self.start, sample, self.n_components, rng, known=known)
+        filled = filled_with_means(sample)
+        known = self.mixture.known_means(filled)
+        resp = responsibilities(self.start, filled, self.n_components, rng, known=known)
         return self.from_responsibilities(sample, resp)
 
     def from_responsibilities(self, sample: Rows, resp: Array) -> BayesianGaussianMixtureParams:
         """Return the M-step for given responsibilities (n, k): an E-step whose q(z) someone else chose."""
         mixture = self.mixture
-        unit = mixture.yardstick(sample)
-        rough = self.m_step(unit, mixture.given(unit, sample, resp))
-        return self.m_step(rough, mixture.given(rough, sample, resp))
+        params: Any = mixture.yardstick(sample)
+        for _ in range(STEPS if sample.complete else STEPS_IF_MISSING):
+            params = self.m_step(params, mixture.given(params, sample, resp))
+        return cast(BayesianGaussianMixtureParams, params)
 
     def e_step(self, params: BayesianGaussianMixtureParams, rows: Rows) -> GaussianMixtureStats:
         """Return expected sufficient statistics under the best q(z); their likelihood is the ELBO plus KL."""
@@ -219,6 +246,12 @@ class BayesianGaussianMixtureModel:
     def score_samples(self, params: BayesianGaussianMixtureParams, rows: Rows) -> Array:
         """Return log Σ_k exp E[log p(x, z=k)], (n,), in nats: what a row adds to the bound."""
         return self.mixture.score_samples(params, rows)
+
+    def impute(
+        self, params: BayesianGaussianMixtureParams, seeds: NDArray[np.uint64] | None, rows: Rows
+    ) -> FloatArray:
+        """Return the rows with missing values replaced by their means, or draws, under q(x_m, z)."""
+        return self.mixture.impute(params, seeds, rows)
 
     def m_step(
         self, params: GaussianMixtureParams, stats: GaussianMixtureStats

@@ -33,7 +33,7 @@ __all__ = ["PARAMETERS", "GaussianMixtureModel", "GaussianMixtureParams", "Gauss
 
 PARAMETERS = ("weights", "means", "covariances")
 NOISE_START = 0.05  # share of the rows that are taken for noise at first
-STEPS_IF_MISSING = 6  # from starting responsibilities to parameters
+STEPS, STEPS_IF_MISSING = 2, 6  # from starting responsibilities to parameters
 MOST_LOG_DET = 1e4  # beyond, a proposal is no parameters
 NEGLIGIBLE = 1e-12  # share of all weight that a component has to hold, or no row would miss it
 MOST_AMPLIFIED = 1e3  # float32 leaves four digits of y then
@@ -161,7 +161,7 @@ class GaussianMixtureModel:
         # Twice: far apart or ill-conditioned components are better measured from themselves.
         # More often where values are missing: those take their means from the components so far.
         params = unit
-        for _ in range(2 if sample.complete else STEPS_IF_MISSING):
+        for _ in range(STEPS if sample.complete else STEPS_IF_MISSING):
             params = free.m_step(params, self.given(params, sample, resp))
         return params
 

@@ -8,9 +8,10 @@ them immune to offset and to conditioning. The model that maps one to the other 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance
 
@@ -83,15 +84,30 @@ class GaussianMixtureParams:
         """Log-joint of the noise, the same for all rows, in nats; None where there is none."""
         return float(self.noise.sum()) if self.noise_box.size else None
 
+    @property
+    def log_weights(self) -> Array:
+        """(k,) log π, what a component adds to the log-density of a row; −inf where it has no support."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.weights)
+
+    @property
+    def log_peaks(self) -> Array:
+        """(k,) log N(μ; μ, Σ), nats: the log-density of each component at its mean."""
+        k, d = self.means.shape
+        return np.asarray(-0.5 * (d * LOG_2PI + self.shape.log_det(self.cholesky, k, d)))
+
+    def marginal(self, columns: NDArray[np.int64], cholesky: Array, whitening: Array) -> Self:
+        """Return the mixture of some columns, given the factors of their covariances."""
+        box = self.noise_box[:, columns] if self.noise_box.size else self.noise_box
+        means = np.ascontiguousarray(self.means[:, columns])
+        return replace(self, means=means, cholesky=cholesky, whitening=whitening, noise_box=box)
+
     def kernel_arguments(self) -> Any:
         """Return what the kernels take: rows and means about a common centre, whitening, log constants."""
-        k, d = self.means.shape
         center = self.weights @ self.means
         if 0 < self.noise_weight < 1:
             center /= self.weights.sum()
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(self.weights)
-        log_const = log_weights - 0.5 * (d * LOG_2PI + self.shape.log_det(self.cholesky, k, d))
+        log_const = self.log_weights + self.log_peaks
         return self.shape.family(center, self.means - center, np.ascontiguousarray(self.whitening), log_const)
 
 

@@ -86,20 +86,14 @@ _cache = _Cache()
 
 def _marginal(params: GaussianMixtureParams, columns: NDArray[np.int64]) -> Marginal:
     """Return the mixture of some columns."""
-    means = np.ascontiguousarray(params.means[:, columns])
-    box = params.noise_box[:, columns] if params.noise_box.size else params.noise_box
     if params.covariance_type not in ("full", "tied"):
         spherical = params.covariance_type == "spherical"
         deviations = params.cholesky if spherical else np.ascontiguousarray(params.cholesky[:, columns])
-        marginal = replace(
-            params, means=means, cholesky=deviations, whitening=1.0 / deviations, noise_box=box
-        )
+        marginal = params.marginal(columns, deviations, 1.0 / deviations)
         return Marginal(marginal, np.empty((0, len(columns), 0)))
     lower, basis, inverse = incomplete.project(_factors(params), columns)
     shape = (-1, len(columns), len(columns)) if params.covariance_type == "full" else lower.shape[1:]
-    cholesky, whitening = lower.reshape(shape), inverse.reshape(shape)
-    marginal = replace(params, means=means, cholesky=cholesky, whitening=whitening, noise_box=box)
-    return Marginal(marginal, basis)
+    return Marginal(params.marginal(columns, lower.reshape(shape), inverse.reshape(shape)), basis)
 
 
 def _factors(params: GaussianMixtureParams) -> Array:
@@ -109,9 +103,7 @@ def _factors(params: GaussianMixtureParams) -> Array:
 
 
 def _components(params: GaussianMixtureParams) -> incomplete.Components:
-    with np.errstate(divide="ignore"):
-        log_weights = np.log(params.weights)
-    means = np.ascontiguousarray(params.means)
+    log_weights, means = params.log_weights, np.ascontiguousarray(params.means)
     if params.covariance_type in ("full", "tied"):
         return incomplete.DenseComponents(log_weights, means, _factors(params), params.noise)
     deviations = params.cholesky if params.covariance_type == "diag" else params.cholesky[:, None]

@@ -5,16 +5,24 @@ import pytest
 import sklearn.mixture
 
 from streamem.errors import InputError
+from streamem.models import missing
 from streamem.models.bayesian_mixture import WEIGHT_PRIORS, BayesianGaussianMixtureModel
 from streamem.models.covariance import COVARIANCES
 from streamem.models.summary import Summarize
 from streamem.protocols import Rows
 from tests import naive
 from tests.conformance import ModelTests
+from tests.models.test_missing import assert_statistics, gaps, incomplete
 from tests.strategies import clusters
 
 TYPES = tuple(COVARIANCES)
 PROCESSES = tuple(WEIGHT_PRIORS)
+
+
+@pytest.fixture(params=["by row", "by group"])
+def path(request, monkeypatch):
+    """Rows one after the other, or every pattern's rows together, however few."""
+    monkeypatch.setattr(missing, "LARGE_GROUP", 0 if request.param == "by group" else 2**60)
 
 
 class BayesianLaws(ModelTests):
@@ -47,6 +55,37 @@ class TestSpherical(BayesianLaws):
     covariance_type = "spherical"
 
 
+class IncompleteLaws(BayesianLaws):
+    """Those of every model, for rows with missing values."""
+
+    complete = False
+
+    def make(self):
+        model = BayesianGaussianMixtureModel(3, self.covariance_type, self.process)
+        return informed(model, clusters()[0])
+
+    def data(self):
+        return gaps(clusters()[0], 0.2)
+
+
+class TestIncompleteFull(IncompleteLaws):
+    pass
+
+
+class TestIncompleteTied(IncompleteLaws):
+    covariance_type = "tied"
+    process = "dirichlet_distribution"
+
+
+class TestIncompleteDiag(IncompleteLaws):
+    covariance_type = "diag"
+
+
+class TestIncompleteSpherical(IncompleteLaws):
+    covariance_type = "spherical"
+    process = "dirichlet_distribution"
+
+
 class TestConstantColumn(BayesianLaws):
     """Its floor enters the E-step as it enters the M-step, so that the bound never falls."""
 
@@ -54,9 +93,18 @@ class TestConstantColumn(BayesianLaws):
         return np.column_stack([super().data(), np.full(120, 5.0)])
 
 
+class TestConstantColumnWithGaps(TestConstantColumn):
+    """Missing values have the variance of the floor there, in the bound as in the statistics."""
+
+    complete = False
+
+    def data(self):
+        return gaps(super().data(), 0.2)
+
+
 def informed(model, x, weight=None):
     """The model with its prior from these rows."""
-    return model.informed_by(Summarize(0, 1)(Rows(x, weight, 0)))
+    return model.informed_by(Summarize(0, 1)(Rows(x, weight, 0, not np.isnan(x).any())))
 
 
 def start(covariance_type, process, k=3, n=60, **settings):
@@ -73,8 +121,8 @@ def dense(params):
     return np.array([f @ f.T for f in factors]), np.broadcast_to(params.degrees_of_freedom, (k,))
 
 
-def naive_elbo(model, params, x, resp):
-    """The ELBO of a model's q(θ) and any q(z), by the formulas."""
+def naive_elbo(model, params, x, resp, missing=None):
+    """The ELBO of a model's q(θ), any q(z) and any q(x_m | z), by the formulas."""
     d = x.shape[1]
     covariances, degrees = dense(params)
     scale = model.prior.scale
@@ -93,7 +141,7 @@ def naive_elbo(model, params, x, resp):
         "degrees": degrees,
         "scales": np.linalg.inv(covariances) / degrees[:, None, None],
     }
-    return naive.bayesian_elbo(x, resp, prior, q)
+    return naive.bayesian_elbo(x, resp, prior, q, missing)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -107,6 +155,98 @@ def test_objective__is_the_whole_elbo_at_the_best_responsibilities(covariance_ty
     assert objective == pytest.approx(naive_elbo(model, params, x, best), rel=1e-10)
     assert naive_elbo(model, params, x, resp) < objective
     assert model.score_samples(params, Rows(x, None, 0)).sum() == pytest.approx(stats.log_likelihood)
+
+
+def conditionals(params, x):
+    """A row's mean and covariance given what is observed, under a component with the covariance E[Λ]⁻¹."""
+    factors = np.linalg.cholesky(dense(params)[0])
+    return lambda i, c: naive.conditional(x[i], params.means[c], factors[c])[1:]
+
+
+@pytest.mark.parametrize("share, process", [(0.05, PROCESSES[0]), (0.2, PROCESSES[1]), (0.5, PROCESSES[0])])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_objective__of_rows_with_gaps_is_the_whole_elbo(covariance_type, process, share, path):
+    """A bound of what is observed, at the best q(z) and q(x_m | z): each of them moved, it is lower."""
+    model, resp, x = start(covariance_type, process, weight_concentration_prior=0.7, mean_precision_prior=0.3)
+    x = gaps(x, share)
+    params = model.from_responsibilities(incomplete(x), resp)
+    stats, best = model.e_step(params, incomplete(x)), model.responsibilities(params, incomplete(x))
+    some = ~np.isnan(x).all(axis=1)  # rows with nothing observed are left out
+    x, best, resp = x[some], best[some], resp[some]
+    given = conditionals(params, x)
+    objective = stats.log_likelihood + model.log_prior(params, stats)
+    assert objective == pytest.approx(naive_elbo(model, params, x, best, given), rel=1e-10)
+    scores = model.score_samples(params, incomplete(x))
+    assert scores.sum() == pytest.approx(stats.log_likelihood, rel=1e-10)
+    assert naive_elbo(model, params, x, resp, given) < objective
+    for shift, factor in ((0.01, 1.0), (0.0, 1.01), (0.0, 0.99)):
+
+        def moved(i, c, shift=shift, factor=factor):
+            mean, spread = given(i, c)
+            return mean + shift * np.isnan(x[i]), factor * spread
+
+        assert naive_elbo(model, params, x, best, moved) < objective
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_statistics__of_rows_with_gaps_are_those_of_the_mixture_of_means(covariance_type, path):
+    """E[Λ]⁻¹ in place of covariances; log-weights are what densities do not hold."""
+    model, resp, x = start(covariance_type, "dirichlet_process")
+    x = gaps(x, 0.3)
+    weight = np.random.default_rng(1).uniform(0, 2, len(x))
+    params = model.from_responsibilities(incomplete(x), resp)
+    total = np.exp(params.log_weights).sum()
+    factors = np.linalg.cholesky(dense(params)[0])
+    log_likelihood, *sums = naive.incomplete_statistics(
+        covariance_type, x, weight, np.exp(params.log_weights) / total, params.means, factors
+    )
+    stats = model.e_step(params, incomplete(x, weight))
+    sums[-1] = sums[-1] / (3 if covariance_type == "spherical" else 1)
+    assert_statistics(stats, (log_likelihood + stats.weight * np.log(total), *sums))
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_m_step__from_rows_with_gaps_maximises_the_elbo(covariance_type, process):
+    model, resp, x = start(covariance_type, process)
+    x = gaps(x, 0.3)
+    x = x[~np.isnan(x).all(axis=1)]
+    first = model.from_responsibilities(incomplete(x), resp[: len(x)])
+    resp, given = model.responsibilities(first, incomplete(x)), conditionals(first, x)
+    best = model.m_step(first, model.e_step(first, incomplete(x)))
+    top = naive_elbo(model, best, x, resp, given)
+    rng = np.random.default_rng(1)
+    for name in ("weight_concentration", "mean_precision", "means", "degrees_of_freedom", "cholesky"):
+        value = getattr(best, name)
+        for _ in range(3):
+            moved = value * (1 + 1e-3 * rng.standard_normal(value.shape))
+            values = {field: getattr(best, field) for field in best.__dataclass_fields__} | {name: moved}
+            assert naive_elbo(model, type(best)(**values), x, resp, given) < top, name
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_e_step__of_complete_rows_is_the_same_to_the_bit(covariance_type):
+    model, resp, x = start(covariance_type, "dirichlet_process")
+    params = model.from_responsibilities(Rows(x, None, 0), resp)
+    whole, flagged = model.e_step(params, Rows(x, None, 0)), model.e_step(params, incomplete(x))
+    assert flagged.log_likelihood == whole.log_likelihood
+    for name in ("sum_w", "sum_wy", "sum_wyy"):
+        np.testing.assert_array_equal(getattr(flagged, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_row_results__of_rows_with_gaps_do_not_depend_on_other_rows(covariance_type):
+    model, resp, x = start(covariance_type, "dirichlet_process")
+    x = gaps(x, 0.3)
+    params = model.from_responsibilities(incomplete(x), resp)
+    r = model.responsibilities(params, incomplete(x))
+    given = conditionals(params, x)
+    filled = [sum(r[i, c] * given(i, c)[0] for c in range(3)) for i in range(len(x))]
+    np.testing.assert_allclose(model.impute(params, None, incomplete(x)), filled, rtol=1e-9, atol=1e-10)
+    np.testing.assert_array_equal(model.labels(params, incomplete(x)), r.argmax(axis=1))
+    for method in (model.labels, model.responsibilities, model.score_samples):
+        parts = [method(params, incomplete(part)) for part in (x[:1], x[1:40], x[40:])]
+        np.testing.assert_array_equal(np.concatenate(parts), method(params, incomplete(x)))
 
 
 @pytest.mark.parametrize("process", PROCESSES)
