@@ -598,6 +598,32 @@ def test_everything__has_the_same_bits_on_a_cluster(threads, gappy, work):
     np.testing.assert_array_equal(np.asarray(here, dtype=object), np.asarray(there, dtype=object))
 
 
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    """Labels of a tenth of the rows, the others unknown, and a store of them chunked as no rows are."""
+    y = np.where(np.arange(len(X)) % 10 == 0, 2 - np.digitize(X[:, 0], [-2, 2]), -1)
+    path = tmp_path_factory.mktemp("labels") / "y.zarr"
+    zarr.create_array(path, shape=y.shape, chunks=(137,), dtype="i2")[:] = y
+    return y, str(path)
+
+
+@pytest.mark.parametrize("acceleration, missing", [("auto", "raise"), ("none", "marginal")])
+def test_labels__give_the_same_bits_on_a_cluster(client, store, gappy, labels, acceleration, missing):
+    """Read by worker processes from a store of their own, or sent along with rows, as in this process."""
+    client.wait_for_workers(2, timeout=120)
+    y, path = labels
+    x = store if missing == "raise" else gappy[0]
+    settings = SETTINGS | {"acceleration": acceleration, "missing": missing, "memory_limit": "512KiB"}
+    reference = sem.GaussianMixture(**settings).fit(x, y, scheduler="synchronous")
+    known = y >= 0
+    assert np.mean(reference.predict(X)[known] == y[known]) > 0.95  # the labels number the components
+    for given in (path, y, client.persist(da.from_array(y, chunks=517))):
+        gm = sem.GaussianMixture(**settings).fit(x, given, client=client)
+        assert_same(gm, reference)
+        np.testing.assert_array_equal(gm.means_, reference.means_)
+    assert gm.score(x, path, client=client) == reference.score(x, y, scheduler="synchronous")
+
+
 def test_results__are_written_by_the_workers(client, store, expected, tmp_path):
     client.wait_for_workers(2, timeout=120)
     for name in ("labels.zarr", "labels.npy"):
