@@ -57,7 +57,7 @@ class SelectedModel:
     n_components: int
     """k."""
     covariance_type: str
-    """"full", "tied", "diag" or "spherical"."""
+    """As in `GaussianMixture`."""
     n_parameters: int
     """Free parameters."""
     message: str

@@ -18,6 +18,10 @@ def full_cholesky(covariance_type, covariances, n_components, n_features):
         matrices = [np.diag(c) for c in covariances]
     elif covariance_type == "spherical":
         matrices = [c * np.eye(d) for c in covariances]
+    elif covariance_type == "tied_diag":
+        matrices = [np.diag(covariances)] * n_components
+    elif covariance_type == "tied_spherical":
+        matrices = [covariances * np.eye(d)] * n_components
     else:
         raise ValueError(covariance_type)
     return np.array([np.linalg.cholesky(m) for m in matrices]).reshape(n_components, d, d)
@@ -134,7 +138,12 @@ def in_form_of(covariance_type, matrices):
     if covariance_type == "tied":
         return matrices.sum(axis=0)
     diagonals = np.array([np.diag(m) for m in matrices]).reshape(matrices.shape[:2])
-    return diagonals if covariance_type == "diag" else diagonals.sum(axis=1)
+    return {
+        "diag": diagonals,
+        "spherical": diagonals.sum(axis=1),
+        "tied_diag": diagonals.sum(axis=0),
+        "tied_spherical": diagonals.sum(),
+    }[covariance_type]
 
 
 def moments(x, weight, shift):

@@ -106,7 +106,7 @@ def assert_same_fit(x, covariance_type, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("covariance_type", COVARIANCES)
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
 def test_flights__have_scikit_learns_fit_from_the_same_start(tmp_path, covariance_type):
     assert_same_fit(independent_flights(), covariance_type, tmp_path / "flights.zarr")
 

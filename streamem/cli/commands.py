@@ -26,6 +26,7 @@ from streamem.errors import (
 from streamem.sizes import parse_bytes
 
 __all__ = [
+    "COVARIANCE_TYPES",
     "SIZE",
     "Command",
     "Exit",
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
+"""Those of `streamem.models.covariance`, which help would take too long to import."""
 
 
 class Exit(enum.IntEnum):

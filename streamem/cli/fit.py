@@ -11,6 +11,7 @@ import click
 
 from streamem.cli import machine
 from streamem.cli.commands import (
+    COVARIANCE_TYPES,
     Command,
     end,
     exit_code,
@@ -125,7 +126,7 @@ def fitting(command: F) -> F:
 @click.option(
     "--covariance",
     "covariance_type",
-    type=click.Choice(["full", "tied", "diag", "spherical"]),
+    type=click.Choice(COVARIANCE_TYPES),
     default="full",
     show_default=True,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from streamem.cli.commands import SIZE, Command, for_machines, missing_values
+from streamem.cli.commands import COVARIANCE_TYPES, SIZE, Command, for_machines, missing_values
 from streamem.cli.output import emit, table
 from streamem.sizes import format_bytes
 
@@ -23,7 +23,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--covariance",
     "covariance_type",
-    type=click.Choice(["full", "tied", "diag", "spherical"]),
+    type=click.Choice(COVARIANCE_TYPES),
     default="full",
     show_default=True,
 )

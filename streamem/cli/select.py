@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from streamem.cli import machine
-from streamem.cli.commands import Command, end, exit_code, free_to_write, reading, talking
+from streamem.cli.commands import COVARIANCE_TYPES, Command, end, exit_code, free_to_write, reading, talking
 from streamem.cli.curve import curve
 from streamem.cli.fit import RESUME, fitting, goes_on
 from streamem.cli.meter import Meter
@@ -34,7 +34,6 @@ _OWN = (
     "keep_hopeless",
     "resume",
 )
-_TYPES = ("full", "tied", "diag", "spherical")
 _FIGURES = ("log_likelihood", "bic", "aic", "icl", "heldout")
 
 
@@ -65,8 +64,8 @@ class _Types(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         types: list[str] = [part.strip() for part in value.split(",")]
         for each in types:
-            if each not in _TYPES:
-                self.fail(f"{each!r} is not one of {', '.join(_TYPES)}.", param, ctx)
+            if each not in COVARIANCE_TYPES:
+                self.fail(f"{each!r} is not one of {', '.join(COVARIANCE_TYPES)}.", param, ctx)
         return types
 
 
@@ -89,7 +88,7 @@ class _Types(click.ParamType):  # type: ignore[type-arg]
     default="full",
     show_default=True,
     metavar="LIST",
-    help="Covariance types: full,tied,diag,spherical.",
+    help=f"Covariance types: {','.join(COVARIANCE_TYPES)}.",
 )
 @click.option(
     "--criterion",

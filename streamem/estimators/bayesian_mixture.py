@@ -51,8 +51,8 @@ class BayesianGaussianMixture(GaussianMixture):
     degrees_of_freedom_prior
         ν₀ > d − 1, how many rows the prior covariance is worth. None is d.
     covariance_prior
-        Ψ₀: (d, d), (d,) or a number by covariance type, in squared units of the columns. None is the
-        covariance of the rows, from the first pass.
+        Ψ₀: (d, d), (d,) or a number, as a component's covariance is kept, in squared units of the columns.
+        None is the covariance of the rows, from the first pass.
     missing
         What happens to rows with NaN, as in `GaussianMixture`. ``"marginal"``: q covers the missing values
         too, and the ELBO is of what is observed.
@@ -197,7 +197,7 @@ class BayesianGaussianMixture(GaussianMixture):
 
     @property
     def covariance_prior_(self) -> Array:
-        """Ψ₀: (d, d), (d,) or () by covariance type."""
+        """Ψ₀: (d, d), (d,) or (), as a component's covariance is kept."""
         model = self._fitted_model()
         return np.asarray(model.shape.gram(model.prior.scale))
 

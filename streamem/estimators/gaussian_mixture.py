@@ -46,7 +46,8 @@ class GaussianMixture(MixtureEstimator):
         k, the number of Gaussians.
     covariance_type
         ``"full"``: any covariance for each component; ``"tied"``: one for all; ``"diag"``: axis-parallel;
-        ``"spherical"``: one variance each.
+        ``"spherical"``: one variance each; ``"tied_diag"`` and ``"tied_spherical"``: one such covariance for
+        all. (mclust calls them VVV, EEE, VVI, VII, EEI and EII.)
     tol
         Nats per unit weight: stop when the estimated remaining gain in mean log-likelihood is below it.
         (scikit-learn compares the last change, which says less.)
@@ -108,7 +109,7 @@ class GaussianMixture(MixtureEstimator):
     Attributes
     ----------
     weights_, means_, covariances_
-        π (k,), μ (k, d), Σ: (k, d, d), (d, d), (k, d) or (k,).
+        π (k,), μ (k, d), Σ: (k, d, d), (d, d), (k, d), (k,), (d,) or (), in the order of the types above.
     noise_weight_
         π_0, 0 without noise; ``weights_`` and it sum to 1.
     precisions_, precisions_cholesky_
@@ -232,7 +233,7 @@ class GaussianMixture(MixtureEstimator):
 
     @property
     def covariances_(self) -> Array:
-        """Σ: (k, d, d), (d, d), (k, d) or (k,) by covariance type."""
+        """Σ: (k, d, d), (d, d), (k, d), (k,), (d,) or () by covariance type."""
         return self._estimates().covariances
 
     @property
@@ -329,9 +330,10 @@ class GaussianMixture(MixtureEstimator):
         counts = rng.multinomial(n_samples, params.proportions / params.proportions.sum())
         k, d = params.means.shape
         labels = np.repeat([*range(k), -1][: len(counts)], counts)
+        shape = params.shape
         factors = np.broadcast_to(
-            params.cholesky if params.cholesky.ndim > 1 else params.cholesky[:, None],
-            (k, d, d) if params.covariance_type in ("full", "tied") else (k, d),
+            params.cholesky[..., None] if shape.spherical else params.cholesky,
+            (k, d, d) if shape.matrices else (k, d),
         )
         rows = np.empty((n_samples, d))
         for component in range(k):
@@ -553,7 +555,7 @@ def _check_start(gm: GaussianMixture) -> None:
         if means.ndim != 2 or len(means) != k or not np.all(np.isfinite(means)):
             raise InputError(f"means_init: expected ({k}, d) finite numbers, got shape {means.shape}.")
     if gm.precisions_init is not None:
-        d = np.asarray(gm.precisions_init).shape[-1]
+        d = np.atleast_1d(gm.precisions_init).shape[-1]
         expected = COVARIANCES[gm.covariance_type].shape(k, d)
         if np.shape(gm.precisions_init) != expected:
             raise InputError(

@@ -139,7 +139,7 @@ class BayesianGaussianMixtureModel:
     degrees_of_freedom_prior: float | None = None
     """ν₀ > d − 1; None is d."""
     covariance_prior: Array | None = None
-    """Ψ₀: (d, d), (d,) or () by covariance type; None is the covariance of all rows."""
+    """Ψ₀: (d, d), (d,) or (), as a component's covariance is kept; None is the covariance of all rows."""
     reg_covar: float | Literal["auto"] = "auto"
     """A number is added to the covariance of each component's rows, as scikit-learn does."""
     start: str | NDArray[Any] = "kmeans"
@@ -277,7 +277,7 @@ class BayesianGaussianMixtureModel:
         (k, d), shape, of_weights = means.shape, self.shape, self._of_weights
         concentration = of_weights.posterior(self.concentration, n)
         precision = self.prior.precision + n
-        degrees = self.prior.degrees + (n.mean() if self.covariance_type == "tied" else n)
+        degrees = self.prior.degrees + (n.mean() if shape.shared else n)
         log_const = (
             of_weights.mean_log(concentration)
             + 0.5 * mean_log_det(shape, degrees, cholesky, k, d)

@@ -1,10 +1,11 @@
-"""The four covariance types as one small algebra.
+"""The covariance types as one small algebra.
 
 A Gaussian mixture needs the same handful of operations whatever its covariances look like; here each is
 written once per shape, so that the E-step's statistics and the M-step are written once for all shapes.
-"Natural shape" means: full (k, d, d), tied (d, d), diag (k, d), spherical (k,). L is the Cholesky factor of
-a covariance and A = L⁻¹ its whitening; for diag and spherical, standard deviations and their inverses. A
-spherical second moment is the mean over columns.
+"Natural shape" means: full (k, d, d), tied (d, d), diag (k, d), spherical (k,), tied_diag (d,),
+tied_spherical (). L is the Cholesky factor of a covariance and A = L⁻¹ its whitening; where there are only
+variances, standard deviations and their inverses. A spherical second moment is the mean over columns, a tied
+one the sum over components.
 """
 
 from __future__ import annotations
@@ -50,6 +51,20 @@ class Covariance(Protocol):
 
     family: Any
     """The kernels' argument pack for this type."""
+    matrices: bool
+    """Whether covariances are matrices; variances otherwise."""
+    spherical: bool
+    """Whether one variance serves all columns."""
+    shared: bool
+    """Whether one covariance serves all components."""
+
+    def for_kernels(self, factor: Array, k: int) -> Array:
+        """Return factors as the kernels take them: of each component, unless matrices are shared."""
+        ...
+
+    def from_kernels(self, second: Array, d: int) -> Array:
+        """Return second moments in natural shape from those of the kernels."""
+        ...
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Return the natural shape."""
@@ -188,11 +203,11 @@ def _matrix_prior(covariance: Array, mean: Array, constant: NDArray[np.bool_]) -
     )
 
 
-def _positive(variances: Array) -> Array:
+def _positive(variances: Array, shared: bool) -> Array:
     if not np.all(variances > 0):
-        k = int(np.argmin(variances.min(axis=tuple(range(1, variances.ndim)))))
+        who = "all components have" if shared else f"component {np.argwhere(~(variances > 0))[0][0]} has"
         raise DegenerateComponentError(
-            f"M-step: component {k} has variance {variances.min()}, so it collapsed onto a point. "
+            f"M-step: {who} variance {variances.min()}, so that only a point is left. "
             'Use reg_covar="auto" or a larger number, or fewer components.'
         )
     return np.asarray(np.sqrt(variances))
@@ -200,6 +215,15 @@ def _positive(variances: Array) -> Array:
 
 class _Full:
     family: Any = FullGaussian
+    matrices = True
+    spherical = False
+    shared = False
+
+    def for_kernels(self, factor: Array, k: int) -> Array:
+        return np.ascontiguousarray(factor)
+
+    def from_kernels(self, second: Array, d: int) -> Array:
+        return second
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d, d)
@@ -273,6 +297,7 @@ class _Full:
 
 class _Tied(_Full):
     family = TiedGaussian
+    shared = True
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         return (d, d)
@@ -292,6 +317,15 @@ class _Tied(_Full):
 
 class _Diag:
     family: Any = DiagGaussian
+    matrices = False
+    spherical = False
+    shared = False
+
+    def for_kernels(self, factor: Array, k: int) -> Array:
+        return np.ascontiguousarray(factor)
+
+    def from_kernels(self, second: Array, d: int) -> Array:
+        return second
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d)
@@ -312,7 +346,7 @@ class _Diag:
         return n[:, None]
 
     def trace(self, second: Array, k: int, d: int) -> Array:
-        return np.asarray(second.sum(axis=-1))
+        return np.broadcast_to(second.sum(axis=-1), (k,))
 
     def positive(self, second: Array) -> bool:
         return bool(np.all(second > 0))
@@ -321,7 +355,7 @@ class _Diag:
         return np.asarray(second <= 0)
 
     def root(self, covariances: Array) -> Array:
-        return _positive(covariances)
+        return _positive(covariances, self.shared)
 
     def compose(self, factor: Array, inner: Array) -> Array:
         return factor * inner
@@ -330,13 +364,13 @@ class _Diag:
         return np.asarray(1.0 / factor)
 
     def log_det(self, factor: Array, k: int, d: int) -> Array:
-        return np.asarray(2 * np.log(factor).sum(axis=-1))
+        return np.broadcast_to(2 * np.log(factor).sum(axis=-1), (k,))
 
     def to_free(self, factor: Array, units: Array) -> Array:
         return np.asarray(np.log(factor / units).ravel())
 
     def from_free(self, free: Array, k: int, units: Array) -> Array:
-        return np.asarray(np.exp(free).reshape(k, -1) * units)
+        return np.asarray(np.exp(free).reshape(self.shape(k, len(units))) * units)
 
     def amplification(self, factor: Array, whitening: Array) -> float:
         return 1.0
@@ -355,6 +389,10 @@ class _Diag:
 
 class _Spherical(_Diag):
     family = SphericalGaussian
+    spherical = True
+
+    def from_kernels(self, second: Array, d: int) -> Array:
+        return second / d
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k,)
@@ -363,7 +401,7 @@ class _Spherical(_Diag):
         return k
 
     def apply(self, factor: Array, v: Array) -> Array:
-        return factor[:, None] * v
+        return np.asarray(factor[..., None] * v)
 
     def cross(self, u: Array, v: Array) -> Array:
         return np.asarray((u * v).mean(axis=-1))
@@ -372,16 +410,16 @@ class _Spherical(_Diag):
         return n
 
     def trace(self, second: Array, k: int, d: int) -> Array:
-        return d * second
+        return np.broadcast_to(d * second, (k,))
 
     def to_free(self, factor: Array, units: Array) -> Array:
-        return np.asarray(np.log(factor))
+        return np.log(factor).ravel()
 
     def from_free(self, free: Array, k: int, units: Array) -> Array:
-        return np.asarray(np.exp(free))
+        return np.exp(free).reshape(self.shape(k, len(units)))
 
     def log_det(self, factor: Array, k: int, d: int) -> Array:
-        return np.asarray(2 * d * np.log(factor))
+        return np.broadcast_to(2 * d * np.log(factor), (k,))
 
     def identity(self, d: int) -> Array:
         return np.ones(())
@@ -392,9 +430,39 @@ class _Spherical(_Diag):
         return CovariancePrior(scale, np.sqrt(floor), np.asarray(float(constant.all())))
 
 
+class _TiedDiag(_Diag):
+    """Each component's variances are those that the kernels are given; sums are pooled afterwards."""
+
+    shared = True
+
+    def for_kernels(self, factor: Array, k: int) -> Array:
+        return np.repeat(factor[None], k, axis=0)
+
+    def from_kernels(self, second: Array, d: int) -> Array:
+        return np.asarray(super().from_kernels(second, d).sum(axis=0))
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return super().shape(1, d)[1:]
+
+    def count(self, k: int, d: int) -> int:
+        return super().count(1, d)
+
+    def cross(self, u: Array, v: Array) -> Array:
+        return np.asarray(super().cross(u, v).sum(axis=0))
+
+    def spread(self, n: Array) -> Array:
+        return np.asarray(n.sum())
+
+
+class _TiedSpherical(_TiedDiag, _Spherical):
+    """Shared as the former, and otherwise the latter."""
+
+
 COVARIANCES: dict[str, Covariance] = {
     "full": _Full(),
     "tied": _Tied(),
     "diag": _Diag(),
     "spherical": _Spherical(),
+    "tied_diag": _TiedDiag(),
+    "tied_spherical": _TiedSpherical(),
 }

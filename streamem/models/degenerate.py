@@ -31,12 +31,12 @@ def too_thin(params: GaussianMixtureParams) -> NDArray[np.bool_]:
     """Return (k,) whether some deviation is less than the last digit of the mean: no row could tell it."""
     k = len(params.weights)
     deviations = params.cholesky
-    if params.covariance_type in ("full", "tied"):
+    if params.shape.matrices:
         deviations = np.sqrt((deviations**2).sum(axis=-1))
-    elif params.covariance_type == "spherical":
-        deviations = deviations[:, None]
+    elif params.shape.spherical:
+        deviations = deviations[..., None]
     thin = np.any(~(deviations >= EPS * np.abs(params.means)), axis=-1)
-    own = params.covariance_type != "tied"
+    own = not params.shape.shared
     overflown = ~np.isfinite(params.whitening.reshape(k if own else 1, -1)).all(axis=1)
     found = thin | overflown
     return found if own else np.full(k, bool(found.any()))
@@ -51,7 +51,7 @@ def without(
     """
     kept = np.setdiff1d(np.arange(len(params.weights)), gone)
     share = params.weights[kept].sum() + params.noise_weight
-    own = params.covariance_type != "tied"
+    own = not params.shape.shared
     factors = {
         name: getattr(params, name)[kept] if own else getattr(params, name)
         for name in ("cholesky", "whitening")
@@ -84,7 +84,7 @@ def splits(params: GaussianMixtureParams, empty: int, units: Array) -> Iterator[
             weights[[other, empty]] = (weights[other] + weights[empty]) / 2
             means[empty], means[other] = means[other] + step, means[other] - step
             factor = params.cholesky
-            if params.covariance_type != "tied":
+            if not params.shape.shared:
                 factor = factor.copy()
                 factor[[other, empty]] = cholesky
             whitening = params.shape.invert(factor)
@@ -93,15 +93,14 @@ def splits(params: GaussianMixtureParams, empty: int, units: Array) -> Iterator[
 
 def _halves(params: GaussianMixtureParams, other: int, units: Array) -> Iterator[tuple[Array, Array]]:
     """Yield how far both halves of a component are from its mean, (d,), and their factor."""
-    d = len(units)
-    if params.covariance_type in ("full", "tied"):
-        factor = params.cholesky if params.covariance_type == "tied" else params.cholesky[other]
+    d, shape = len(units), params.shape
+    factor = params.cholesky if shape.shared else params.cholesky[other]
+    if shape.matrices:
         left, _, right = np.linalg.svd(factor / units[:, None])
         step = np.sqrt(HALF_NORMAL) * (factor @ right[0])
         shrink = np.eye(d) - HALF_NORMAL * np.outer(right[0], right[0])
         yield step * _sign(left[:, 0]), factor @ np.linalg.cholesky(shrink)
-    elif params.covariance_type == "diag":
-        factor = params.cholesky[other]
+    elif not shape.spherical:
         column = int(np.argmax(factor / units))
         chosen = np.arange(d) == column
         yield (
@@ -109,10 +108,9 @@ def _halves(params: GaussianMixtureParams, other: int, units: Array) -> Iterator
             factor * np.where(chosen, np.sqrt(1 - HALF_NORMAL), 1.0),
         )
     else:
-        deviation = params.cholesky[other]
         for column in range(min(d, MOST_SPLIT)):
-            step = np.where(np.arange(d) == column, np.sqrt(HALF_NORMAL) * deviation, 0.0)
-            yield step, deviation * np.sqrt(1 - HALF_NORMAL / d)
+            step = np.where(np.arange(d) == column, np.sqrt(HALF_NORMAL) * factor, 0.0)
+            yield step, factor * np.sqrt(1 - HALF_NORMAL / d)
 
 
 def _sign(axis: Array) -> float:

@@ -184,6 +184,8 @@ class GaussianMixtureModel:
             "tied": np.diag(variances),
             "diag": np.broadcast_to(variances, (k, d)),
             "spherical": np.full(k, variances.mean()),
+            "tied_diag": variances,
+            "tied_spherical": variances.mean(),
         }[self.covariance_type]
         return GaussianMixtureParams.from_covariances(self.covariance_type, np.full(k, 1 / k), means, natural)
 
@@ -198,7 +200,7 @@ class GaussianMixtureModel:
         if self.precisions_init is not None:
             # Σ⁻¹ = P Pᵀ; the factor of the reversed matrix, reversed, is upper triangular: P itself.
             precisions = np.asarray(self.precisions_init, dtype=np.float64)
-            if self.covariance_type in ("full", "tied"):
+            if self.shape.matrices:
                 upper = self.shape.root(precisions[..., ::-1, ::-1])[..., ::-1, ::-1]
                 whitening = np.ascontiguousarray(np.swapaxes(upper, -1, -2))
             else:
@@ -288,7 +290,6 @@ class GaussianMixtureModel:
             found = patterns(rows.x)
             rows = missing.without_unobserved(rows, found)
             sums, dtype = missing.statistics(params, rows, found, resp, self._dtype)
-        columns = rows.x.shape[1] if self.covariance_type == "spherical" else 1
         return GaussianMixtureStats(
             params,
             rows.n_samples,
@@ -297,7 +298,7 @@ class GaussianMixtureModel:
             sums.entropy,
             sums.sum_w,
             sums.sum_wy,
-            sums.sum_wyy / columns,
+            self.shape.from_kernels(sums.sum_wyy, rows.x.shape[1]),
             ROUNDING[np.dtype(dtype).type],
             rows.total_squared_weight,
             rows.n_left_out,
@@ -346,7 +347,9 @@ class GaussianMixtureModel:
                 cholesky=np.where(stays, reference.cholesky, new.cholesky),
                 whitening=np.where(stays, reference.whitening, new.whitening),
             )
-        return new, frozen | np.broadcast_to(flat.reshape(len(flat), -1).any(axis=1), frozen.shape)
+        return new, frozen | np.broadcast_to(
+            flat.reshape(1 if shape.shared else len(flat), -1).any(axis=1), frozen.shape
+        )
 
     def _conjugate(self, stats: GaussianMixtureStats) -> ConjugatePrior:
         """Return the prior on these rows in conjugate form, of no weight where there is none."""
@@ -377,7 +380,7 @@ class GaussianMixtureModel:
         log_const = params.kernel_arguments().log_const
         present = stats.sum_w != 0
         traces = shape.trace(stats.sum_wyy, k, d)
-        total = traces[0] if self.covariance_type == "tied" else traces.sum()
+        total = traces[0] if shape.shared else traces.sum()
         joint = float(stats.sum_w[present] @ log_const[present] - 0.5 * total)
         log_noise = params.log_noise
         return joint if log_noise is None or not stats.sum_noise else joint + stats.sum_noise * log_noise
@@ -455,9 +458,11 @@ class GaussianMixtureModel:
         """Return a length for each column, (d,)."""
         if self.prior is None:
             return np.ones(d)
-        squares = self.prior.scale**2
-        if self.covariance_type != "diag":
-            squares = squares.sum(axis=-1) if self.covariance_type in ("full", "tied") else squares[..., None]
+        squares = np.asarray(self.prior.scale**2)
+        if self.shape.matrices:
+            squares = squares.sum(axis=-1)
+        elif self.shape.spherical:
+            squares = squares[..., None]
         variances = squares.reshape(-1, squares.shape[-1]).mean(axis=0)
         return np.asarray(np.sqrt(np.broadcast_to(variances, (d,))))
 
@@ -481,7 +486,7 @@ class GaussianMixtureModel:
     def collapsed(self, params: GaussianMixtureParams, stats: GaussianMixtureStats) -> NDArray[np.intp]:
         """Return the components with rows whose covariances an M-step to ``params`` had to leave alone."""
         k, reference = len(params.weights), stats.reference.cholesky
-        if "covariances" in self.fixed or self.covariance_type == "tied":
+        if "covariances" in self.fixed or self.shape.shared:
             same = np.full(k, "covariances" not in self.fixed and np.array_equal(params.cholesky, reference))
         else:
             same = (params.cholesky == reference).reshape(k, -1).all(axis=1)

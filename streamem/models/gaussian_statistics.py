@@ -23,13 +23,13 @@ class GaussianMixtureParams:
     """θ: weights, means and factored covariances."""
 
     covariance_type: str
-    """"full", "tied", "diag" or "spherical"."""
+    """One of `streamem.models.covariance.COVARIANCES`."""
     weights: Array
     """(k,) π, summing to 1 with `noise_weight`; 0 is a component without support."""
     means: Array
     """(k, d) μ, in the units of the columns."""
     cholesky: Array
-    """(k, d, d), (d, d), (k, d) or (k,): lower triangular L with Σ = L Lᵀ; or standard deviations."""
+    """Lower triangular L with Σ = L Lᵀ, or standard deviations, in the natural shape of the type."""
     whitening: Array
     """The same shape: A = L⁻¹."""
     noise_weight: float = field(default=0.0, kw_only=True)
@@ -54,11 +54,7 @@ class GaussianMixtureParams:
     @property
     def precision_cholesky(self) -> Array:
         """P with Σ⁻¹ = P Pᵀ: upper triangular, L⁻ᵀ."""
-        return (
-            np.swapaxes(self.whitening, -1, -2)
-            if self.covariance_type in ("full", "tied")
-            else self.whitening
-        )
+        return np.swapaxes(self.whitening, -1, -2) if self.shape.matrices else self.whitening
 
     @property
     def shape(self) -> Covariance:
@@ -108,7 +104,8 @@ class GaussianMixtureParams:
         if 0 < self.noise_weight < 1:
             center /= self.weights.sum()
         log_const = self.log_weights + self.log_peaks
-        return self.shape.family(center, self.means - center, np.ascontiguousarray(self.whitening), log_const)
+        whitening = self.shape.for_kernels(self.whitening, len(self.weights))
+        return self.shape.family(center, self.means - center, whitening, log_const)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +127,7 @@ class GaussianMixtureStats:
     sum_wy: Array
     """(k, d) Σ w r y."""
     sum_wyy: Array
-    """Σ w r y yᵀ in natural shape: tied, summed over components; diag, squares; spherical, their mean.
+    """Σ w r y yᵀ in natural shape: diag, squares; spherical, their mean; tied, summed over components.
 
     Where values are missing, y and y yᵀ are expectations given what is observed, here and in `sum_wy`.
     """

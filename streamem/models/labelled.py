@@ -90,7 +90,7 @@ def _component(params: GaussianMixtureParams, component: int) -> GaussianMixture
     with _lock:
         known = _alone.setdefault(params, {})
         if component not in known:
-            own, one = params.covariance_type != "tied", slice(component, component + 1)
+            own, one = not params.shape.shared, slice(component, component + 1)
             known[component] = GaussianMixtureParams(
                 params.covariance_type,
                 np.ones(1),
@@ -105,7 +105,7 @@ def _embedded(stats: GaussianMixtureStats, params: GaussianMixtureParams, c: int
     """Return statistics of component c alone as those of all components."""
     sum_w, sum_wy = np.zeros(len(params.weights)), np.zeros(params.means.shape)
     sum_w[c], sum_wy[c], sum_wyy = stats.sum_w[0], stats.sum_wy[0], stats.sum_wyy
-    if params.covariance_type != "tied":
+    if not params.shape.shared:
         sum_wyy = np.zeros(params.cholesky.shape)
         sum_wyy[c] = stats.sum_wyy[0]
     return replace(stats, reference=params, sum_w=sum_w, sum_wy=sum_wy, sum_wyy=sum_wyy)

@@ -86,13 +86,14 @@ _cache = _Cache()
 
 def _marginal(params: GaussianMixtureParams, columns: NDArray[np.int64]) -> Marginal:
     """Return the mixture of some columns."""
-    if params.covariance_type not in ("full", "tied"):
-        spherical = params.covariance_type == "spherical"
-        deviations = params.cholesky if spherical else np.ascontiguousarray(params.cholesky[:, columns])
+    if not params.shape.matrices:
+        deviations = params.cholesky
+        if not params.shape.spherical:
+            deviations = np.ascontiguousarray(deviations[..., columns])
         marginal = params.marginal(columns, deviations, 1.0 / deviations)
         return Marginal(marginal, np.empty((0, len(columns), 0)))
     lower, basis, inverse = incomplete.project(_factors(params), columns)
-    shape = (-1, len(columns), len(columns)) if params.covariance_type == "full" else lower.shape[1:]
+    shape = lower.shape[1:] if params.shape.shared else lower.shape
     return Marginal(params.marginal(columns, lower.reshape(shape), inverse.reshape(shape)), basis)
 
 
@@ -104,9 +105,9 @@ def _factors(params: GaussianMixtureParams) -> Array:
 
 def _components(params: GaussianMixtureParams) -> incomplete.Components:
     log_weights, means = params.log_weights, np.ascontiguousarray(params.means)
-    if params.covariance_type in ("full", "tied"):
+    if params.shape.matrices:
         return incomplete.DenseComponents(log_weights, means, _factors(params), params.noise)
-    deviations = params.cholesky if params.covariance_type == "diag" else params.cholesky[:, None]
+    deviations = params.cholesky[..., None] if params.shape.spherical else params.cholesky
     return incomplete.DiagonalComponents(
         log_weights,
         means,
@@ -158,7 +159,7 @@ def statistics(
 def _work(params: GaussianMixtureParams) -> int:
     """Return about how many multiplications a row costs."""
     k, d = params.means.shape
-    return int(k * d * (d if params.covariance_type in ("full", "tied") else DIAGONAL_WORK))
+    return int(k * d * (d if params.shape.matrices else DIAGONAL_WORK))
 
 
 def _of_group(
@@ -199,7 +200,7 @@ def _scattered(sums: MixtureSums, columns: NDArray[np.int64], params: GaussianMi
     d, n = params.means.shape[1], sums.sum_w
     sum_wy, sum_wyy = np.zeros(params.means.shape), np.repeat(n[:, None], d, axis=1)
     sum_wy[:, columns] = sums.sum_wy
-    if params.covariance_type == "spherical":
+    if params.shape.spherical:
         return sums._replace(sum_wy=sum_wy, sum_wyy=sums.sum_wyy + n * (d - len(columns)))
     sum_wyy[:, columns] = sums.sum_wyy
     return sums._replace(sum_wy=sum_wy, sum_wyy=sum_wyy)
@@ -221,9 +222,10 @@ def _expanded(sums: MixtureSums, basis: Array) -> MixtureSums:
 
 def _natural(params: GaussianMixtureParams, sums: MixtureSums) -> MixtureSums:
     """Return sums as `streamem.kernels.mixture` shapes them."""
-    if params.covariance_type == "spherical":
+    shape = params.shape
+    if shape.spherical:
         return sums._replace(sum_wyy=sums.sum_wyy.sum(axis=1))
-    return sums._replace(sum_wyy=sums.sum_wyy[0]) if params.covariance_type == "tied" else sums
+    return sums._replace(sum_wyy=sums.sum_wyy[0]) if shape.matrices and shape.shared else sums
 
 
 def _added(a: MixtureSums, b: MixtureSums) -> MixtureSums:

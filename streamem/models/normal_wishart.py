@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import digamma, gammaln
 
 from streamem.errors import InputError
-from streamem.models.covariance import Array, Covariance, CovariancePrior
+from streamem.models.covariance import COVARIANCES, Array, Covariance, CovariancePrior
 from streamem.models.gaussian_statistics import GaussianMixtureParams, GaussianMixtureStats
 from streamem.models.summary import DataSummary
 
@@ -167,8 +167,8 @@ class NormalInverseWishart:
     degrees_of_freedom: float | None = None
     """ν; None is d + 2."""
     scale: Array | float | None = None
-    """Full and tied: Ψ (d, d). Diag and spherical: ς², one number. None is the covariance of the rows, or the
-    mean of their variances, divided by k^(2/d)."""
+    """Full and tied: Ψ (d, d). Others: ς², one number. None is the covariance of the rows, or the mean of the
+    columns' variances, divided by k^(2/d)."""
     weight_concentration: float = 1.0
     """α >= 1 of the weights' Dirichlet prior; 1 leaves them alone."""
 
@@ -187,8 +187,10 @@ class NormalInverseWishart:
             "tied": ((nu + d + 1) / k + 1, 1 / k),  # one Σ, k means: each component brings its part
             "diag": (nu + 3, 1.0),
             "spherical": ((nu + 2) / d + 1, 1 / d),  # sums over columns are kept as means over them
+            "tied_diag": ((nu + 2) / k + 1, 1 / k),
+            "tied_spherical": ((nu + 2) / (d * k) + 1, 1 / (d * k)),
         }[covariance_type]
-        matrix = covariance_type in ("full", "tied")
+        matrix = COVARIANCES[covariance_type].matrices
         zero = np.zeros_like(rows.floor)
         shrunk = unbiased(summary) * k ** (-2 / d)
         if self.scale is not None:

@@ -68,7 +68,7 @@ def moves(
     if not _movable(model, params) or rows.label is not None:
         return
     resp = model.responsibilities(params, rows)
-    fixed = ("covariances",) if params.covariance_type == "tied" else ()
+    fixed = ("covariances",) if params.shape.shared else ()
     part = replace(model, fixed=fixed, on_degenerate="freeze", noise=None)
     weighted = resp if rows.weight is None else resp * rows.weight[:, None]
     # What becomes of components with less than a row is for `streamem.degeneracy` to say.
@@ -182,7 +182,7 @@ def _some(params: GaussianMixtureParams, which: Sequence[int]) -> GaussianMixtur
     """Return some of the components as a mixture of their own, without noise."""
     chosen = list(which)
     weights = params.weights[chosen] / params.weights[chosen].sum()
-    names = OWN_FACTORS if params.covariance_type != "tied" else ()
+    names = () if params.shape.shared else OWN_FACTORS
     factors = {name: getattr(params, name)[chosen] for name in names}
     noiseless: dict[str, Any] = {"noise_weight": 0.0, "noise_box": np.empty((2, 0))}
     return replace(params, weights=weights, means=params.means[chosen], **factors, **noiseless)
@@ -196,7 +196,7 @@ def _moved(params: GaussianMixtureParams, merge: _Refit, split: _Refit) -> Gauss
     weights[places] = params.weights[[i, j]].sum(), *(params.weights[k] * split.new.weights)
     means[places] = np.concatenate([merge.new.means, split.new.means])
     factors = {}
-    for name in OWN_FACTORS if params.covariance_type != "tied" else ():
+    for name in () if params.shape.shared else OWN_FACTORS:
         factors[name] = getattr(params, name).copy()
         factors[name][places] = np.concatenate([getattr(merge.new, name), getattr(split.new, name)])
     return replace(params, weights=weights, means=means, **factors)

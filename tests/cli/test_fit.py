@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import streamem as sem
+from streamem.cli.commands import COVARIANCE_TYPES
+from streamem.models.covariance import COVARIANCES
 
 
 def test_fit__writes_the_model_that_the_library_would(run, data, rows):
@@ -56,13 +58,15 @@ def test_fit__that_does_not_converge_returns_3_and_writes_the_model(run_json, da
     assert sem.load(tmp_path / "model.npz").weights_.shape == (5,)
 
 
-@pytest.mark.parametrize(
-    "kind, shape", [("full", (2, 2, 2)), ("tied", (2, 2)), ("diag", (2, 2)), ("spherical", (2,))]
-)
-def test_fit__covariance_has_the_type_asked_for(run, data, kind, shape):
+@pytest.mark.parametrize("kind", COVARIANCE_TYPES)
+def test_fit__covariance_has_the_type_asked_for(run, data, kind):
     assert run("fit", data, "-k", 2, "--covariance", kind).exit_code == 0
     saved = sem.load("model.npz")
-    assert (saved.covariance_type, saved.covariances_.shape) == (kind, shape)
+    assert (saved.covariance_type, saved.covariances_.shape) == (kind, COVARIANCES[kind].shape(2, 2))
+
+
+def test_covariance_types__are_those_of_the_models():
+    assert tuple(COVARIANCES) == COVARIANCE_TYPES
 
 
 def test_fit__weights_count(run, data):

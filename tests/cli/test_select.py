@@ -49,19 +49,15 @@ def test_select__json_has_the_table_with_all_digits(run_json, data, rows):
 
 
 def test_select__saves_all_and_draws_on_request(run, data, tmp_path):
-    assert (
-        run(
-            "select", data, "-k", "1:2", "--covariance", "full,tied", "--save-all", "all", "--plot", "c.svg"
-        ).exit_code
-        == 0
-    )
+    types, saving = ("--covariance", "full,tied_spherical"), ("--save-all", "all", "--plot", "c.svg")
+    assert run("select", data, "-k", "1:2", *types, *saving).exit_code == 0
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
         "full-1.npz",
         "full-2.npz",
-        "tied-1.npz",
-        "tied-2.npz",
+        "tied_spherical-1.npz",
+        "tied_spherical-2.npz",
     ]
-    assert sem.load("all/tied-2.npz").covariance_type == "tied"
+    assert sem.load("all/tied_spherical-2.npz").covariance_type == "tied_spherical"
     assert (tmp_path / "c.svg").read_text().startswith("<?xml")
 
 

@@ -75,6 +75,8 @@ def test_all_labels__give_maximum_likelihood_by_class(covariance_type):
         "tied": np.tensordot(shares, scatters, 1),
         "diag": diagonals,
         "spherical": diagonals.mean(axis=1),
+        "tied_diag": shares @ diagonals,
+        "tied_spherical": shares @ diagonals.mean(axis=1),
     }
     np.testing.assert_allclose(gm.weights_, shares, rtol=1e-9)
     np.testing.assert_allclose(gm.means_, [X[c == CLASS].mean(axis=0) for c in range(3)], rtol=1e-8)

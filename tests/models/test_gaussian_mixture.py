@@ -1,4 +1,4 @@
-"""The Gaussian mixture against the formulas, in all four shapes of covariance."""
+"""The Gaussian mixture against the formulas, in all shapes of covariance."""
 
 import numpy as np
 import pytest
@@ -42,6 +42,14 @@ class TestSpherical(GaussianMixtureLaws):
     covariance_type = "spherical"
 
 
+class TestTiedDiag(GaussianMixtureLaws):
+    covariance_type = "tied_diag"
+
+
+class TestTiedSpherical(GaussianMixtureLaws):
+    covariance_type = "tied_spherical"
+
+
 class TestMaximumLikelihood(GaussianMixtureLaws):
     reg_covar = 0
 
@@ -76,15 +84,9 @@ def naive_m_step(covariance_type, x, resp):
             for k in range(len(n))
         ]
     )
-    if covariance_type == "tied":
-        return n / len(x), means, scatter.sum(axis=0) / len(x)
-    covariances = scatter / n[:, None, None]
-    diagonals = np.array([np.diag(c) for c in covariances])
-    return (
-        n / len(x),
-        means,
-        {"full": covariances, "diag": diagonals, "spherical": diagonals.mean(axis=1)}[covariance_type],
-    )
+    rows = len(x) if covariance_type.startswith("tied") else n[:, None, None]
+    columns = x.shape[1] if covariance_type.endswith("spherical") else 1
+    return n / len(x), means, naive.in_form_of(covariance_type, scatter / rows) / columns
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -105,7 +107,7 @@ def test_raw_moments__are_views_of_the_statistics(covariance_type):
     resp = naive.responsibilities(x, params.weights, params.means, dense(params))
     second = np.einsum("nk,ni,nj->kij", resp, x, x)
     expected = naive.in_form_of(covariance_type, second) / (
-        x.shape[1] if covariance_type == "spherical" else 1
+        x.shape[1] if covariance_type.endswith("spherical") else 1
     )
     np.testing.assert_allclose(stats.sum_wx, resp.T @ x, rtol=1e-10)
     np.testing.assert_allclose(stats.sum_wxx, expected, rtol=1e-10)
@@ -221,7 +223,8 @@ def test_precisions_init__gives_those_precisions():
 
 def test_n_parameters__counts_what_is_free():
     counts = {t: GaussianMixtureModel(4, t).n_parameters(3) for t in TYPES}
-    assert counts == {"full": 3 + 12 + 24, "tied": 3 + 12 + 6, "diag": 3 + 12 + 12, "spherical": 3 + 12 + 4}
+    free = {"full": 24, "tied": 6, "diag": 12, "spherical": 4, "tied_diag": 3, "tied_spherical": 1}
+    assert counts == {t: 3 + 12 + own for t, own in free.items()}
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -34,7 +34,7 @@ def rows_of(x, y=Y, weight=None, start=0):
 def naive_statistics(params, x, y, weight=None):
     function = naive.incomplete_statistics if np.isnan(x).any() else naive.statistics
     sums = function(params.covariance_type, x, weight, params.weights, params.means, dense(params), labels=y)
-    columns = x.shape[1] if params.covariance_type == "spherical" else 1
+    columns = x.shape[1] if params.covariance_type.endswith("spherical") else 1
     return (*sums[:-1], sums[-1] / columns)
 
 

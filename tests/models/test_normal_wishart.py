@@ -57,16 +57,13 @@ def naive_log_prior(prior, covariance_type, params, x):
         total += scipy.stats.multivariate_normal.logpdf(
             params.means[c], mean, covariances[c] / prior.mean_precision
         )
-        if covariance_type == "full":
-            total += scipy.stats.invwishart.logpdf(covariances[c], nu, covariance / shrink)
-        elif covariance_type == "diag":
-            squares = np.trace(covariance) / d / shrink
-            total += scipy.stats.invgamma.logpdf(params.covariances[c], nu / 2, scale=squares / 2).sum()
-        elif covariance_type == "spherical":
-            squares = np.trace(covariance) / d / shrink
-            total += scipy.stats.invgamma.logpdf(params.covariances[c], nu / 2, scale=squares / 2)
-    if covariance_type == "tied":
-        total += scipy.stats.invwishart.logpdf(covariances[0], nu, covariance / shrink)
+    if covariance_type in ("full", "tied"):
+        for each in covariances if covariance_type == "full" else covariances[:1]:
+            total += scipy.stats.invwishart.logpdf(each, nu, covariance / shrink)
+        return total
+    squares = np.trace(covariance) / d / shrink
+    for variance in params.covariances.ravel():
+        total += scipy.stats.invgamma.logpdf(variance, nu / 2, scale=squares / 2)
     return total
 
 
@@ -134,9 +131,9 @@ def test_given_prior__is_used():
         expected = {
             "full": squares[None] / (40 + 7 + 3 + 2),
             "tied": squares / (40 + 7 + 3 + 2),
-            "diag": np.diag(squares)[None] / (40 + 7 + 3),
+            "diag": np.diag(squares) / (40 + 7 + 3),
             "spherical": (np.trace(squares) - 18) / (40 * 3 + 7 + 3 + 2),
-        }[covariance_type]
+        }[covariance_type.removeprefix("tied_")]
         np.testing.assert_allclose(params.covariances, np.broadcast_to(expected, params.covariances.shape))
 
 
