@@ -266,7 +266,7 @@ def test_collapse__without_a_penalty_is_a_clear_error_or_the_best_so_far(covaria
     assert error is None or "reg_covar" in str(error)
 
 
-def random_trial(seed):
+def random_trial(seed, estimator=sem.GaussianMixture, **settings):
     """Fit something awkward: finite numbers whatever comes, and no fall; or a clear refusal."""
     rng = np.random.default_rng(seed)
     n, d, k = rng.integers(1, 80), rng.integers(1, 5), rng.integers(1, 9)
@@ -282,14 +282,14 @@ def random_trial(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sem.ConvergenceWarning)
         try:
-            gm = sem.GaussianMixture(
+            gm = estimator(
                 int(k),
                 covariance_type=TYPES[seed % len(TYPES)],
                 random_state=seed,
                 max_iter=30,
                 missing="marginal",
-                on_degenerate=("reseed", "drop", "freeze")[seed // len(TYPES) % 3],
                 acceleration=rng.choice(["auto", "anderson", "none"]),
+                **settings,
             ).fit(x, sample_weight=weight)
         except sem.InputError:
             return
@@ -304,4 +304,10 @@ def random_trial(seed):
 def test_random_trials__never_end_in_nan(block):
     """Dropouts, repeats, scales, offsets, gaps, K too large. STREAMEM_TRIALS=10000 makes more than 300."""
     for seed in range(block, int(os.environ.get("STREAMEM_TRIALS", "300")), 10):
-        random_trial(seed)
+        random_trial(seed, on_degenerate=("reseed", "drop", "freeze")[seed // len(TYPES) % 3])
+
+
+@pytest.mark.parametrize("prior", ["dirichlet_process", "dirichlet_distribution"])
+def test_random_trials__of_the_variational_mixture_never_end_in_nan(prior):
+    for seed in range(int(os.environ.get("STREAMEM_TRIALS", "300")) // 5):
+        random_trial(seed, sem.BayesianGaussianMixture, weight_concentration_prior_type=prior)

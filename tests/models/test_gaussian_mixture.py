@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from streamem.errors import DegenerateComponentError
 from streamem.models.covariance import COVARIANCES
 from streamem.models.gaussian_mixture import GaussianMixtureModel, GaussianMixtureParams
 from streamem.models.summary import Summarize
@@ -219,6 +220,20 @@ def test_precisions_init__gives_those_precisions():
             np.linalg.inv(given) if given.ndim > 1 and covariance_type in ("full", "tied") else 1 / given
         )
         np.testing.assert_allclose(params.covariances, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("covariance_type", "variances", "message"),
+    [
+        ("diag", [[1.0, 2.0], [3.0, -1.0]], "component 1 has variance -1.0"),
+        ("spherical", [1.0, 0.0], "component 1 has variance 0.0"),
+        ("tied_diag", [1.0, 2.0, np.nan], "all components have variance nan"),
+        ("tied_spherical", 0.0, "all components have variance 0.0"),
+    ],
+)
+def test_variances__that_are_none_are_refused(covariance_type, variances, message):
+    with pytest.raises(DegenerateComponentError, match=message):
+        COVARIANCES[covariance_type].root(np.asarray(variances))
 
 
 def test_n_parameters__counts_what_is_free():
