@@ -1,7 +1,9 @@
 """The image and its composition say what they should, and agree with the project."""
 
 import ast
+import importlib.util
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -97,6 +99,33 @@ def test_compose__fits_by_a_configuration_that_exists_and_fits_to_it():
     assert settings["scheduler"] == "tcp://scheduler:8786"
     assert settings["data"].startswith("/data/") and settings["output"].startswith("/results/")
     assert "8786" in COMPOSE["services"]["scheduler"]["command"]
+
+
+def test_compose__goes_on_after_failures():
+    """A worker that ends is started again; a fit that is started again goes on from what it wrote."""
+    services = COMPOSE["services"]
+    assert services["worker"]["restart"] == "on-failure"
+    settings = tomllib.loads((ROOT / "configs" / "cluster.toml").read_text())
+    place = settings["checkpoint"]
+    assert settings["resume"] == "auto"
+    assert [v for v in services["fit"]["volumes"] if v.endswith(f":{Path(place).parent}")]
+
+
+def test_run_without_daemon__understands_the_composition(monkeypatch, tmp_path):
+    path = ROOT / "docker" / "run_without_daemon.py"
+    script = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("_runs", path))
+    monkeypatch.setitem(sys.modules, "_runs", script)  # dataclasses look there
+    spec.loader.exec_module(script)
+    monkeypatch.setenv("WORKERS", "3")
+    monkeypatch.setenv("DATA", "/somewhere")
+    services = script.composition()  # refuses what it does not know
+    assert list(services) == ["scheduler", "worker", "fit"]
+    containers = list(script.plan(services, tmp_path, {}, tmp_path / "hosts"))
+    assert [c.name for c in containers] == ["scheduler", "worker-1", "worker-2", "worker-3", "fit"]
+    assert len({c.address for c in containers}) == 5
+    assert f"{containers[0].address} scheduler" in (tmp_path / "hosts").read_text()
+    assert "/somewhere:/data:ro" in containers[1].service["volumes"]
+    assert containers[1].command[-2:] == ["--dashboard-address", ":8787"]
 
 
 def composed(**environment):
