@@ -5,22 +5,26 @@ What goes in is `Measured`, by `streamem.estimators.measuring`, and `Layout`; wh
 A row takes r seconds to read and decode and c to go through the E-step, alone on a core; u core-seconds in
 all. With b threads at work on a machine of q cores, each is slowed by 1 + σ(min(b, q) − 1), the contention of
 Amdahl's law as in Gunther (2007, "Guerrilla Capacity Planning", eq. 4.5); reading and computing share the
-cores; and M machines share what the store can deliver, β bytes per second, at s bytes per row. So a row takes
+cores; and M machines share what the store can deliver, β bytes per second, at s bytes per row. Each of W
+workers takes h of a core for itself, for heartbeats and the like, which leaves q' = q − h W/M. So a row takes
 a thread
 
-    τ(b) = max((r + c)(1 + σ(min(b, q) − 1)),  u (1 + σ(min(b, q) − 1)) b/q,  s b M/β).
+    τ(b) = max((r + c)(1 + σ(min(b, q) − 1)),  u (1 + σ(min(b, q) − 1)) b/q',  s b M/β).
 
 W workers of t threads on M machines run L = Wt tasks at once. T tasks of n/T rows fill ⌊T/L⌋ rounds, with
 b = L/M, and one more of the T mod L that are left. A pass takes
 
     n/T (⌊T/L⌋ τ(L/M) + τ(⌈(T mod L)/M⌉))      the rows; each block's statistics are merged on the way
-    + o (T + merges)                           overhead of the scheduler, one task after the other
+    + min(n/T τ(L/M), 0.2 s)                   a task that waits behind another while a thread has none
+    + p + w W + o (T + merges)                 overhead of the scheduler: a pass, its workers, its tasks
     + ⌈log₈ T⌉ (7 m + 8 S/ν)                   the tree after the last task: merging, fetching
     + (W P + T D + S)/ν + M-step               parameters and tasks out, statistics back, at the driver
 
 with m seconds per merge, S bytes of statistics, P of parameters, D of a task's description, and ν bytes per
-second of the driver's network; within one process S, P and D stay where they are. Overheads add to the rows'
-time although part of them overlaps it: more workers pay until o T, which grows with them, is as much.
+second of the driver's network; within one process S, P, D, p, w and h are nothing. A task waits because Dask
+gives a worker one more than it has threads, and takes it back for an idle one only where the worker has more
+than 0.2 s of work. Overheads add to the rows' time although part of them overlaps it: more workers pay until
+(w + o T/W) W, which grows with them, is as much.
 """
 
 from __future__ import annotations
@@ -41,7 +45,10 @@ from streamem.scheduling import CLUSTER_PARTITIONS_PER_WORKER, PARTITIONS_PER_WO
 
 __all__ = ["Layout", "Measured", "Prediction", "kept_share", "predict", "row_seconds"]
 
-THREAD_TASK_SECONDS, CLUSTER_TASK_SECONDS = 2e-4, 2.5e-3
+THREAD_TASK_SECONDS, CLUSTER_TASK_SECONDS = 2e-4, 1.2e-3
+CLUSTER_PASS_SECONDS, CLUSTER_WORKER_SECONDS = 0.02, 0.006  # before and after all tasks, and for each worker
+HOUSEKEEPING_CORES = 0.03  # that a worker process keeps busy, whatever its tasks do
+STEAL_SECONDS = 0.2  # of work, from which on Dask moves a waiting task to an idle worker
 BLOCK_OBJECT_BYTES = 200  # what the driver holds of a block: where it begins and ends
 PASSES = {"corrected": (2, 6, 40), "anderson": (29, 40, 100), "none": (60, 80, 1000)}
 """Fewest, usual and most passes, the sampling pass not counted: a rule of thumb from the README's table."""
@@ -153,6 +160,19 @@ class Layout:
         return CLUSTER_TASK_SECONDS if self.distributed else THREAD_TASK_SECONDS
 
     @property
+    def pass_seconds(self) -> float:
+        """Overhead of a pass, besides that of its tasks."""
+        if not self.distributed:
+            return 0.0
+        return CLUSTER_PASS_SECONDS + CLUSTER_WORKER_SECONDS * self.n_workers
+
+    @property
+    def free_cores(self) -> float:
+        """Cores of a machine that are left for tasks."""
+        taken = HOUSEKEEPING_CORES * self.n_workers / self.n_machines if self.distributed else 0.0
+        return max(self.n_cores - taken, self.n_cores / 2)
+
+    @property
     def n_partitions(self) -> int:
         """Tasks that a pass aims at, as `streamem.scheduling` has it."""
         each = CLUSTER_PARTITIONS_PER_WORKER if self.distributed else PARTITIONS_PER_WORKER["threads"]
@@ -184,7 +204,7 @@ class Prediction:
     pass_seconds: float
     """Every other pass."""
     rows_seconds: float
-    """Of that, reading and E-steps."""
+    """Of that, reading and E-steps, and threads without a task while others have one."""
     overhead_seconds: float
     """Of that, the scheduler."""
     merge_seconds: float
@@ -228,7 +248,7 @@ def predict(measured: Measured, layout: Layout) -> Prediction:
     per_merge = m.merge_seconds * candidates
     rows, limit = _rows_seconds(m, where, n_tasks, reading, m.compute_seconds * candidates, per_merge)
     first, _ = _rows_seconds(m, where, n_tasks, 1.0, m.sampling_seconds, 0.0)
-    overhead = where.task_seconds * (n_tasks + merges)
+    overhead = where.pass_seconds + where.task_seconds * (n_tasks + merges)
     sample_bytes = m.resident_rows * (m.row_bytes + 24)
     statistics = m.statistics_bytes * candidates
     sent = crossing = 0
@@ -303,11 +323,13 @@ def _rows_seconds(
     rounds, rest = divmod(n_tasks, lanes)
     compute += per_merge / m.block_rows
     full, limit = row_seconds(m, where, lanes / where.n_machines, machines, reading, compute)
-    last, limit_of_last = 0.0, limit
+    last, limit_of_last, rows = 0.0, limit, m.n_samples / n_tasks
     if rest:
         busy = math.ceil(rest / where.n_machines)
         last, limit_of_last = row_seconds(m, where, busy, machines, reading, compute)
-    return m.n_samples / n_tasks * (rounds * full + last), limit if rounds else limit_of_last
+    waits = where.distributed and n_tasks > lanes > 1
+    waiting = min(rows * full, STEAL_SECONDS) if waits else 0.0
+    return rows * (rounds * full + last) + waiting, limit if rounds else limit_of_last
 
 
 def row_seconds(
@@ -320,7 +342,7 @@ def row_seconds(
     slowdown = _slowdown(m, where, busy)
     return max(
         ((reading * m.read_seconds + compute) * slowdown, "threads"),
-        ((reading * m.read_cpu_seconds + compute) * slowdown * busy / where.n_cores, "cores"),
+        ((reading * m.read_cpu_seconds + compute) * slowdown * busy / where.free_cores, "cores"),
         (reading * m.stored_row_bytes * busy * n_machines / where.bandwidth, "bandwidth"),
     )
 

@@ -78,21 +78,42 @@ def test_memory__is_independent_of_rows():
 
 def test_work__is_bound_by_threads_cores_or_bandwidth():
     alone = MEASURED.n_samples * (MEASURED.read_seconds + MEASURED.compute_seconds)
-    one = of(n_workers=1, n_threads=1, n_machines=1, n_cores=1)
+    one = of(n_workers=1, n_threads=1, n_machines=1, n_cores=2)
     assert (one.limit, one.rows_seconds) == ("threads", pytest.approx(alone, rel=0.01))
     crowded = of(n_workers=8, n_threads=1, n_machines=1, n_cores=2)
     assert crowded.limit == "cores"
-    assert crowded.rows_seconds == pytest.approx(1.1 * alone / 2, rel=0.05)
+    assert crowded.rows_seconds == pytest.approx(1.1 * alone / (2 - 8 * 0.03), rel=0.05)
     slow = of(bandwidth=1e6)
     assert slow.limit == "bandwidth"
     assert slow.rows_seconds == pytest.approx(MEASURED.n_samples * 200 / 1e6, rel=0.05)
 
 
 def test_rounds__wait_for_the_last_tasks():
-    """Nine tasks on eight threads take two rounds, by hand."""
+    """Nine tasks on eight threads take two rounds, by hand, and on a cluster one may wait for a third."""
     p = of(n_samples=9, block_rows=1.0, block_rows_wanted=1.0, n_threads=1, contention=0.0, merge_seconds=0.0)
     assert (p.n_tasks, p.tree_depth) == (9, 2)
-    assert p.rows_seconds == pytest.approx(2 * 1.1e-6)
+    assert p.rows_seconds == pytest.approx(3 * 1.1e-6)
+    assert p.of(8).rows_seconds == pytest.approx(1.1e-6)
+
+
+def test_waiting__ends_where_dask_moves_tasks():
+    """Tasks of seconds wait for 0.2 s at most, and alone on a thread for nobody."""
+    long = of(n_threads=1, contention=0.0, merge_seconds=0.0)
+    rounds = -(-long.n_tasks // 8)
+    assert long.rows_seconds <= rounds * long.n_samples / long.n_tasks * 1.1e-6 * 1.01 + 0.2
+    assert long.rows_seconds > long.n_samples / 8 * 1.1e-6 + 0.2
+    alone = of(n_workers=1, n_threads=1, n_machines=1, contention=0.0, merge_seconds=0.0)
+    assert alone.rows_seconds == pytest.approx(10**9 * 1.1e-6)
+
+
+def test_overhead__is_of_passes_workers_and_tasks():
+    """Cores are shared with what workers do besides; the scheduler's time is for each worker and task."""
+    few, many = (of(n_workers=w, n_threads=64 // w, n_machines=1, n_cores=4) for w in (4, 16))
+    assert many.rows_seconds / few.rows_seconds == pytest.approx((4 - 0.12) / (4 - 0.48), rel=0.01)
+    few, many = (of(n_workers=w) for w in (1, 16))
+    tasks = [p.n_tasks + sum(-(-p.n_tasks // 8**i) for i in range(1, p.tree_depth + 1)) for p in (few, many)]
+    expected = 15 * 0.006 + 1.2e-3 * (tasks[1] - tasks[0])
+    assert many.overhead_seconds - few.overhead_seconds == pytest.approx(expected, rel=0.05)
 
 
 def test_traffic__is_parameters_out_and_statistics_back():
