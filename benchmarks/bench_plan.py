@@ -1,9 +1,9 @@
 """What `streamem.plan` predicts for a pass, against passes made here: threads, and workers of a cluster.
 
 Workers are processes that share the cores of this machine, and the plan is told so. A prediction is for an
-idle machine; ``got`` is the share of those cores that driver and workers were given, in core-seconds over
-seconds, relative to the threads that could run. ``ratio`` is predicted over measured, ``adjusted`` the same
-with the measured time scaled by that share, ``simulated`` the adjusted ratio of the simulation's seconds.
+idle machine; ``got`` is the share of the cores that the fit could use which others left to it, so that what
+it waits for itself stays in. ``ratio`` is predicted over measured, ``adjusted`` the same with the measured time
+scaled by that share, ``simulated`` the adjusted ratio of the simulation's seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import psutil
 
 import harness
 import streamem as sem
@@ -25,15 +26,17 @@ from clusters import cluster_process
 from simulation import simulate
 
 CORES = os.cpu_count() or 1
-MEMORY_LIMIT = "256MiB"
+MEMORY_LIMIT = "512MiB"
 WARMING = 2
 """Passes: the one that samples, and the first of EM, in which workers load machine code."""
+BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
+"""States of a core that is taken, as `psutil` calls them."""
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run, print a table, and write JSON where asked to."""
     parser = harness.parser(__doc__)
-    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=int, default=4_000_000)
     parser.add_argument("-k", type=int, default=16)
     options = parser.parse_args(argv)
     n, k = (10_000, 3) if options.tiny else (options.rows, options.k)
@@ -66,10 +69,10 @@ def _compare(store: str, k: int, repeats: int, where: dict[str, int], client: An
             random_state=0,
             callbacks=(clock,),
         ).fit(store, client=client)
-    wall, cpu = np.diff(np.array(clock.ends)[WARMING:], axis=0).T
+    wall, others = np.diff(np.array(clock.ends)[WARMING:], axis=0).T
     seconds = statistics.median(wall)
     busy = min(CORES, where.get("n_workers", 1) * where["n_threads"])
-    got = min(1.0, float(cpu.sum() / wall.sum()) / busy)
+    got = min(1.0, (CORES - float(others.sum() / wall.sum())) / busy)
     simulated = simulate(prediction.measured, prediction.layout) + prediction.driver_seconds
     return {
         "where": "cluster" if client is not None else "threads",
@@ -84,7 +87,7 @@ def _compare(store: str, k: int, repeats: int, where: dict[str, int], client: An
 
 
 class _PassClock:
-    """Notes when passes end, and the core-seconds of driver and workers by then."""
+    """Notes when passes end, and the core-seconds that others have taken of this machine by then."""
 
     def __init__(self, client: Any) -> None:
         self.ends: list[tuple[float, float]] = []
@@ -94,9 +97,17 @@ class _PassClock:
         if type(event).__name__ != "PassEnded":
             return
         now = time.perf_counter()
-        workers = self._client.run(time.process_time).values() if self._client else ()
-        self.ends.append((now - self._asking, time.process_time() + sum(workers)))
+        times = psutil.cpu_times()._asdict()
+        taken = sum(times[name] for name in BUSY if name in times)
+        self.ends.append((now - self._asking, taken - self._ours()))
         self._asking += time.perf_counter() - now
+
+    def _ours(self) -> float:
+        """Return the core-seconds of driver, scheduler and workers."""
+        if self._client is None:
+            return time.process_time()
+        workers = self._client.run(time.process_time).values()
+        return time.process_time() + sum(workers) + self._client.run_on_scheduler(time.process_time)
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def test_bandwidth__binds_both(bandwidth):
 
 
 def test_cores__that_are_shared_make_more_lanes_no_faster():
-    """Eight workers on two cores take as long as two, and four machines a quarter of one."""
+    """Eight workers on two cores take no less than two, and four machines a quarter of one."""
     two, eight = (simulate(MEASURED, layout) for layout in (SHARED[1], SHARED[3]))
-    assert eight == pytest.approx(two, rel=0.1)
+    assert two < eight < 1.2 * two
     one, four = (simulate(MEASURED, layout) for layout in (SPREAD[0], SPREAD[2]))
     assert four == pytest.approx(one / 4, rel=0.1)
 

@@ -4,12 +4,13 @@ What goes in is `Measured`, by `streamem.estimators.measuring`, and `Layout`; wh
 
 A row takes r seconds to read and decode and c to go through the E-step, alone on a core; u core-seconds in
 all. With b threads at work on a machine of q cores, each is slowed by 1 + σ(min(b, q) − 1), the contention of
-Amdahl's law as in Gunther (2007, "Guerrilla Capacity Planning", eq. 4.5); reading and computing share the
+Amdahl's law as in Gunther (2007, "Guerrilla Capacity Planning", eq. 4.5), and a little more where they take
+turns and find caches cold: γ(b) = 1 + σ(min(b, q) − 1) + κ max(b − q, 0). Reading and computing share the
 cores; and M machines share what the store can deliver, β bytes per second, at s bytes per row. Each of W
 workers takes h of a core for itself, for heartbeats and the like, which leaves q' = q − h W/M. So a row takes
 a thread
 
-    τ(b) = max((r + c)(1 + σ(min(b, q) − 1)),  u (1 + σ(min(b, q) − 1)) b/q',  s b M/β).
+    τ(b) = max((r + c) γ(b),  u γ(b) b/q',  s b M/β).
 
 W workers of t threads on M machines run L = Wt tasks at once. T tasks of n/T rows fill ⌊T/L⌋ rounds, with
 b = L/M, and one more of the T mod L that are left. A pass takes
@@ -48,6 +49,7 @@ __all__ = ["Layout", "Measured", "Prediction", "kept_share", "predict", "row_sec
 THREAD_TASK_SECONDS, CLUSTER_TASK_SECONDS = 2e-4, 1.2e-3
 CLUSTER_PASS_SECONDS, CLUSTER_WORKER_SECONDS = 0.02, 0.006  # before and after all tasks, and for each worker
 HOUSEKEEPING_CORES = 0.03  # that a worker process keeps busy, whatever its tasks do
+TURNS_SLOWDOWN = 0.02  # κ: of all threads, by each one more than there are cores
 STEAL_SECONDS = 0.2  # of work, from which on Dask moves a waiting task to an idle worker
 BLOCK_OBJECT_BYTES = 200  # what the driver holds of a block: where it begins and ends
 PASSES = {"corrected": (2, 6, 40), "anderson": (29, 40, 100), "none": (60, 80, 1000)}
@@ -348,7 +350,8 @@ def row_seconds(
 
 
 def _slowdown(m: Measured, where: Layout, busy: float) -> float:
-    return 1 + m.contention * max(0.0, min(busy, where.n_cores) - 1)
+    at_once = max(0.0, min(busy, where.n_cores) - 1)
+    return 1 + m.contention * at_once + TURNS_SLOWDOWN * max(0.0, busy - where.n_cores)
 
 
 def _sample_seconds(m: Measured, where: Layout, n_passes: int) -> float:

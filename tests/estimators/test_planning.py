@@ -82,7 +82,8 @@ def test_work__is_bound_by_threads_cores_or_bandwidth():
     assert (one.limit, one.rows_seconds) == ("threads", pytest.approx(alone, rel=0.01))
     crowded = of(n_workers=8, n_threads=1, n_machines=1, n_cores=2)
     assert crowded.limit == "cores"
-    assert crowded.rows_seconds == pytest.approx(1.1 * alone / (2 - 8 * 0.03), rel=0.05)
+    slowdown = 1 + 0.1 + 0.02 * (8 - 2)  # contention of two cores, and six threads that wait for their turn
+    assert crowded.rows_seconds == pytest.approx(slowdown * alone / (2 - 8 * 0.03), rel=0.02)
     slow = of(bandwidth=1e6)
     assert slow.limit == "bandwidth"
     assert slow.rows_seconds == pytest.approx(MEASURED.n_samples * 200 / 1e6, rel=0.05)
