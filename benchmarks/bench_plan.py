@@ -2,8 +2,8 @@
 
 Workers are processes that share the cores of this machine, and the plan is told so. A prediction is for an
 idle machine; ``got`` is the share of the cores that the fit could use which others left to it, so that what
-it waits for itself stays in. ``ratio`` is predicted over measured, ``adjusted`` the same with the measured time
-scaled by that share, ``simulated`` the adjusted ratio of the simulation's seconds.
+it waits for itself stays in. ``ratio`` is predicted over measured, ``adjusted`` the same with the measured
+time scaled by that share, ``simulated`` the adjusted ratio of the simulation's seconds.
 """
 
 from __future__ import annotations
