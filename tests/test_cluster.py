@@ -557,6 +557,21 @@ def table(found):
     return [(row.covariance_type, row.n_components, row.bic, row.n_passes) for row in found.table]
 
 
+@pytest.mark.filterwarnings("ignore::streamem.ConvergenceWarning")
+@pytest.mark.parametrize("noise", [None, "uniform"])
+def test_labels__of_a_store_are_read_by_the_workers(client, store, expected, tmp_path, noise):
+    known = np.where(RNG.random(len(X)) < 0.05, expected.predict(X), -1)
+    labels = str(tmp_path / "y.zarr")
+    zarr.create_array(labels, shape=known.shape, chunks=(100,), dtype="i8")[:] = known
+
+    def labelled(y, **where):
+        return sem.GaussianMixture(**SETTINGS, memory_limit="128KiB", noise=noise).fit(store, y, **where)
+
+    here, there = labelled(labels, scheduler="synchronous"), labelled(labels, client=client)
+    assert_same(there, here)
+    assert there.lower_bounds_ != labelled(None, client=client).lower_bounds_
+
+
 @pytest.fixture(scope="module")
 def gappy(tmp_path_factory):
     """Rows with missing values, and a model of them."""
