@@ -129,6 +129,20 @@ class Blocks:
         return [self.make(i, 10 * i, 10 * i + 10) for i in range(self.n_blocks)]
 
 
+# --- where
+
+
+def test_active_client__is_found_unless_told_otherwise(threads):
+    """A client that the caller made current is used; nothing is started where there is none."""
+    with threads.as_current():
+        with reduce.open_scheduler(source=Blocks(3)) as found:
+            assert found.client is threads
+        with reduce.open_scheduler("threads", source=Blocks(3)) as told:
+            assert told.client is None
+    with reduce.open_scheduler(source=Blocks(3)) as none:
+        assert (none.client, none.name) == (None, "threads")
+
+
 # --- what travels
 
 
