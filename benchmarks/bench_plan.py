@@ -3,11 +3,14 @@
 Workers are processes that share the cores of this machine, and the plan is told so. A prediction is for an
 idle machine; ``got`` is the share of the cores that the fit could use which others left to it, so that what
 it waits for itself stays in. ``ratio`` is predicted over measured, ``adjusted`` the same with the measured
-time scaled by that share, ``simulated`` the adjusted ratio of the simulation's seconds.
+time scaled by that share, ``simulated`` the adjusted ratio of the simulation's seconds. Where rows are
+"asleep", threads sleep instead of reading and computing: what remains is the cluster's own time.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import statistics
 import tempfile
@@ -21,14 +24,20 @@ import psutil
 
 import harness
 import streamem as sem
+from bench_cluster import Count, EmptySource
 from bench_io import COLUMNS, write
 from clusters import cluster_process
 from simulation import simulate
+from streamem.estimators.planning import Layout, Prediction, predict
+from streamem.protocols import Rows
+from streamem.reduce import map_reduce, open_scheduler
 
 CORES = os.cpu_count() or 1
 MEMORY_LIMIT = "512MiB"
 WARMING = 2
 """Passes: the one that samples, and the first of EM, in which workers load machine code."""
+ASLEEP = [(32, 0.05), (128, 0.02)]
+"""Blocks, and seconds that each takes."""
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 """States of a core that is taken, as `psutil` calls them."""
 
@@ -50,6 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             where = {"n_workers": workers, "n_threads": 1, "n_machines": 1, "n_cores": CORES}
             with cluster_process(workers) as (_, client):
                 rows.append(_compare(store, k, options.repeats, where, client))
+                rows += [_asleep(*work, options.repeats, workers, client) for work in ASLEEP]
     return harness.report(options, rows, columns=COLUMNS, n_samples=n, n_components=k)
 
 
@@ -73,10 +83,16 @@ def _compare(store: str, k: int, repeats: int, where: dict[str, int], client: An
     seconds = statistics.median(wall)
     busy = min(CORES, where.get("n_workers", 1) * where["n_threads"])
     got = min(1.0, (CORES - float(others.sum() / wall.sum())) / busy)
+    name = "cluster" if client is not None else "threads"
+    return _row(name, where.get("n_workers", 1) * where["n_threads"], prediction, seconds, got)
+
+
+def _row(where: str, workers: int, prediction: Prediction, seconds: float, got: float) -> dict[str, Any]:
+    """Return a line of the table."""
     simulated = simulate(prediction.measured, prediction.layout) + prediction.driver_seconds
     return {
-        "where": "cluster" if client is not None else "threads",
-        "workers": where.get("n_workers", 1) * where["n_threads"],
+        "where": where,
+        "workers": workers,
         "predicted": prediction.pass_seconds,
         "measured": seconds,
         "ratio": prediction.pass_seconds / seconds,
@@ -84,6 +100,25 @@ def _compare(store: str, k: int, repeats: int, where: dict[str, int], client: An
         "adjusted": prediction.pass_seconds / (seconds * got),
         "simulated": simulated / (seconds * got),
     }
+
+
+def _asleep(n_blocks: int, block_seconds: float, repeats: int, workers: int, client: Any) -> dict[str, Any]:
+    """Compare passes over blocks of one row that take so long, without work for a core."""
+    few = sem.plan(np.random.default_rng(0).normal(size=(1000, 1)), 1, acceleration="none").measured
+    measured = dataclasses.replace(
+        few, n_samples=n_blocks, block_rows=1.0, compute_seconds=block_seconds, contention=0.0, keeps=False
+    )
+    source = EmptySource(n_blocks)
+    with open_scheduler(client=client, source=source) as scheduler:
+        work = functools.partial(map_reduce, functools.partial(_sleep, block_seconds), source, scheduler)
+        seconds = harness.median_seconds(work, repeats)
+    return _row("asleep", workers, predict(measured, Layout(workers, 1, 1, workers, True)), seconds, 1.0)
+
+
+def _sleep(seconds: float, rows: Rows) -> Count:
+    """Stand in for reading and an E-step."""
+    time.sleep(seconds)
+    return Count(len(rows.x))
 
 
 class _PassClock:
