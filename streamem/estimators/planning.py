@@ -16,7 +16,7 @@ W workers of t threads on M machines run L = Wt tasks at once. T tasks of n/T ro
 b = L/M, and one more of the T mod L that are left. A pass takes
 
     n/T (⌊T/L⌋ τ(L/M) + τ(⌈(T mod L)/M⌉))      the rows; each block's statistics are merged on the way
-    + min(n/T τ(L/M), 0.2 s)                   a task that waits behind another while a thread has none
+    + min(n/T τ(L/M), 0.2 s)/2                 a task that waits behind another while a thread has none
     + p + w W + o (T + merges)                 overhead of the scheduler: a pass, its workers, its tasks
     + ⌈log₈ T⌉ (7 m + 8 S/ν)                   the tree after the last task: merging, fetching
     + (W P + T D + S)/ν + M-step               parameters and tasks out, statistics back, at the driver
@@ -24,8 +24,8 @@ b = L/M, and one more of the T mod L that are left. A pass takes
 with m seconds per merge, S bytes of statistics, P of parameters, D of a task's description, and ν bytes per
 second of the driver's network; within one process S, P, D, p, w and h are nothing. A task waits because Dask
 gives a worker one more than it has threads, and takes it back for an idle one only where the worker has more
-than 0.2 s of work. Overheads add to the rows' time although part of them overlaps it: more workers pay until
-(w + o T/W) W, which grows with them, is as much.
+than 0.2 s of work; in some passes none waits, in others one does, hence the half. Overheads add to the rows'
+time although part of them overlaps it: more workers pay until w W + o T, which grows with them, is as much.
 """
 
 from __future__ import annotations
@@ -330,7 +330,7 @@ def _rows_seconds(
         busy = math.ceil(rest / where.n_machines)
         last, limit_of_last = row_seconds(m, where, busy, machines, reading, compute)
     waits = where.distributed and n_tasks > lanes > 1
-    waiting = min(rows * full, STEAL_SECONDS) if waits else 0.0
+    waiting = min(rows * full, STEAL_SECONDS) / 2 if waits else 0.0
     return rows * (rounds * full + last) + waiting, limit if rounds else limit_of_last
 
 
