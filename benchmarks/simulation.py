@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from streamem.estimators.planning import STEAL_SECONDS, Layout, Measured, kept_share, row_seconds
-from streamem.reduce import FAN_IN, partition_size
+from streamem.reduce import FAN_IN
 
 __all__ = ["simulate"]
 
@@ -168,7 +168,7 @@ def simulate(measured: Measured, layout: Layout) -> float:
 
 def _tree(m: Measured, where: Layout, speed: float) -> tuple[list[Task], Task]:
     """Return the partitions of a pass, and the root of their tree."""
-    size = partition_size(m.n_blocks, where.n_partitions)
+    size = where.partition_blocks(m)
     n_tasks = -(-m.n_blocks // size)
     fetch = m.statistics_bytes * m.n_candidates / where.network if where.distributed else 0.0
     each = m.merge_seconds * m.n_candidates

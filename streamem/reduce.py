@@ -55,9 +55,13 @@ def map_reduce(
         Called with the number of rows done so far, from any thread.
     """
     blocks = source.blocks()
-    size = partition_size(len(blocks), scheduler.partition_count())
+    size = partition_size(len(blocks), scheduler.partition_count(source))
     work = _Work(e_step, scheduler)
     runs = [work.run(blocks[i : i + size]) for i in range(0, len(blocks), size)]
+    if len(runs) == 1 and scheduler.in_process:  # nothing to share out, and a graph costs a millisecond
+        alone = _fold(runs[0], _Opaque(e_step))
+        progress(source.n_samples)
+        return alone
     leaves = [work.task(i, _fold, run) for i, run in enumerate(runs)]
     root = _merge_tasks(leaves, work.delayed(_merge_all))
     done = _Counter([run.blocks[-1].stop - run.blocks[0].start for run in runs], progress)
@@ -236,7 +240,7 @@ def map_rows(
     """
     blocks = source.blocks()
     starts = range(0, source.n_samples, sink.chunk_rows)
-    size = max(1, len(starts) // scheduler.partition_count())
+    size = max(1, len(starts) // scheduler.partition_count(source))
     bounds = [
         (starts[i], min(starts[i] + size * sink.chunk_rows, source.n_samples))
         for i in range(0, len(starts), size)

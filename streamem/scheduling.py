@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import dask
+import numpy as np
 from dask.callbacks import Callback as DaskCallback
 from dask.system import CPU_COUNT
 
@@ -28,6 +29,7 @@ __all__ = [
     "Scheduler",
     "check_scheduler",
     "open_scheduler",
+    "partitions",
     "threads_within",
 ]
 
@@ -37,6 +39,7 @@ PARTITIONS_PER_WORKER = {
     "synchronous": 128,
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
+FEWEST_PER_WORKER, PARTITION_BYTES = 2, 1 << 23  # where the rows are few, so that tasks are worth it
 CLUSTER_PARTITIONS_PER_WORKER = 4  # a task costs 2 ms
 
 
@@ -53,12 +56,13 @@ class Scheduler:
     pool: Any = None
     """The process pool that lives as long as the fit, if processes."""
 
-    def partition_count(self) -> int:
-        """Return how many partitions to aim at: enough to balance and to show progress, no more."""
+    def partition_count(self, source: Source) -> int:
+        """Return how many partitions of the rows to aim at."""
         n_workers = self.n_workers
         if self.client is not None:  # workers come and go
             n_workers = cluster.thread_count(self.client) or n_workers
-        return n_workers * PARTITIONS_PER_WORKER.get(self.name, CLUSTER_PARTITIONS_PER_WORKER)
+        row_bytes = source.n_features * np.dtype(source.dtype).itemsize
+        return partitions(self.name, n_workers, source.n_samples * row_bytes)
 
     @property
     def in_process(self) -> bool:
@@ -143,6 +147,20 @@ def open_scheduler(
         pool = stack.enter_context(_ProcessPool(workers)) if scheduler == "processes" else None
         with _blas_threads(1):
             yield Scheduler(scheduler, workers, pool=pool)
+
+
+def partitions(scheduler: str, n_workers: int, n_bytes: float) -> int:
+    """Return how many partitions to aim at: enough to balance and to show progress, no more.
+
+    Examples
+    --------
+    >>> [partitions("threads", 2, n_bytes) for n_bytes in (1e6, 1e8, 1e9)]
+    [4, 11, 64]
+    """
+    if scheduler not in LOCAL_SCHEDULERS:
+        return n_workers * CLUSTER_PARTITIONS_PER_WORKER
+    worthwhile = max(n_workers * FEWEST_PER_WORKER, int(n_bytes / PARTITION_BYTES))
+    return min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile)
 
 
 def check_scheduler(scheduler: Any) -> None:

@@ -107,7 +107,7 @@ def test_progress__counts_every_row_once():
     run(40, 3, "threads", progress=seen.append)
     assert seen[-1] == 120
     assert seen == sorted(seen)
-    assert len(seen) > 10
+    assert len(seen) >= 4
 
 
 def test_fold__holds_no_more_statistics_than_the_tree_is_deep():

@@ -42,7 +42,7 @@ from streamem.estimators.resident import (
 )
 from streamem.estimators.rows import KEPT_SHARE
 from streamem.reduce import FAN_IN, partition_size
-from streamem.scheduling import CLUSTER_PARTITIONS_PER_WORKER, PARTITIONS_PER_WORKER
+from streamem.scheduling import partitions
 
 __all__ = ["Layout", "Measured", "Prediction", "kept_share", "predict", "row_seconds"]
 
@@ -174,11 +174,12 @@ class Layout:
         taken = HOUSEKEEPING_CORES * self.n_workers / self.n_machines if self.distributed else 0.0
         return max(self.n_cores - taken, self.n_cores / 2)
 
-    @property
-    def n_partitions(self) -> int:
-        """Tasks that a pass aims at, as `streamem.scheduling` has it."""
-        each = CLUSTER_PARTITIONS_PER_WORKER if self.distributed else PARTITIONS_PER_WORKER["threads"]
-        return self.n_workers * self.n_threads * each
+    def partition_blocks(self, measured: Measured) -> int:
+        """Return how many blocks a task of a pass works through, as `streamem.reduce` has it."""
+        scheduler = "distributed" if self.distributed else "threads"
+        n_bytes = measured.n_samples * measured.row_bytes
+        wanted = partitions(scheduler, self.n_workers * self.n_threads, n_bytes)
+        return partition_size(measured.n_blocks, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,7 @@ class Prediction:
 def predict(measured: Measured, layout: Layout) -> Prediction:
     """Return what a fit would take: see the module's docstring."""
     m, where = measured, layout
-    size = partition_size(m.n_blocks, where.n_partitions)
+    size = where.partition_blocks(m)
     n_tasks = -(-m.n_blocks // size)
     depth, merges = _tree_tasks(n_tasks)
     candidates = m.n_candidates
