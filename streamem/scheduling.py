@@ -39,7 +39,7 @@ PARTITIONS_PER_WORKER = {
     "synchronous": 128,
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
-FEWEST_PER_WORKER, PARTITION_BYTES = 2, 1 << 23  # where the rows are few, so that tasks are worth it
+FEWEST_PER_WORKER, PARTITION_BYTES = 4, 1 << 23  # where the rows are few, so that tasks are worth it
 CLUSTER_PARTITIONS_PER_WORKER = 4  # a task costs 2 ms
 
 
@@ -155,7 +155,7 @@ def partitions(scheduler: str, n_workers: int, n_bytes: float) -> int:
     Examples
     --------
     >>> [partitions("threads", 2, n_bytes) for n_bytes in (1e6, 1e8, 1e9)]
-    [4, 11, 64]
+    [8, 11, 64]
     """
     if scheduler not in LOCAL_SCHEDULERS:
         return n_workers * CLUSTER_PARTITIONS_PER_WORKER
