@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import zarr
@@ -21,6 +24,7 @@ from streamem.reduce import map_reduce, open_scheduler
 from streamem.sources import as_source
 
 COLUMNS = 32
+SATURATION = "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION"
 PEAK = "int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 """Peak of resident memory, in KiB; unlike `resource.getrusage`, without the parent's. Linux only."""
 
@@ -37,7 +41,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(_driver(*options.driver))
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_overhead(options), _driver_memory(options, Path(folder)), _speed(options, Path(folder))]
+        rows = [_overhead(options), _share(options, None), _share(options, 1.0)]
+        rows += [_driver_memory(options, Path(folder)), _speed(options, Path(folder))]
     return harness.report(options, rows)
 
 
@@ -100,6 +105,30 @@ def _overhead(options: Any) -> dict[str, Any]:
     ):
         seconds = harness.median_seconds(lambda: map_reduce(count, source, scheduler), options.repeats)
     return {"what": f"overhead of a pass, {n} partitions, s", "value": seconds, "limit": 0.6}
+
+
+def sleep(seconds: float, rows: Rows) -> Count:
+    """Stand in for an E-step that takes a while, on cores of its own."""
+    time.sleep(seconds)
+    return count(rows)
+
+
+def _share(options: Any, saturation: float | None) -> dict[str, Any]:
+    """Time a pass of tasks of a second each against these seconds, on four workers of two threads.
+
+    Dask hands workers more tasks than they have threads, by a factor that is a setting of its scheduler.
+    """
+    rounds, threads, each = 4, 8, 0.02 if options.tiny else 1.0
+    source, e_step = EmptySource(rounds * threads), functools.partial(sleep, each)
+    setting = {} if saturation is None else {SATURATION: str(saturation)}
+    with (
+        mock.patch.dict(os.environ, setting),
+        cluster_process(threads // 2, threads=2) as (_, client),
+        open_scheduler(client=client, source=source) as scheduler,
+    ):
+        seconds = harness.median_seconds(lambda: map_reduce(e_step, source, scheduler), options.repeats)
+    what = f"overhead of a pass, {each:g} s per task, worker-saturation {saturation or 'as it is'}, %"
+    return {"what": what, "value": 100 * (seconds / (rounds * each) - 1), "limit": 5.0}
 
 
 def _driver_memory(options: Any, folder: Path) -> dict[str, Any]:

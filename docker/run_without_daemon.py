@@ -33,7 +33,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 MAIN = "fit"
 BRIDGE, SUBNET = "streamem0", "10.89.77"
-BUILT, RUN = ("image", "build"), ("command", "volumes", "restart", "deploy")
+BUILT, RUN = ("image", "build"), ("command", "environment", "volumes", "restart", "deploy")
 WATCHED, REACHED = ("healthcheck", "depends_on", "stop_grace_period"), ("ports",)
 """Keys of a service that are understood. Ports need nothing: the bridge leads to all of them."""
 
@@ -160,7 +160,16 @@ class Container:
         """Return a command that sets it, and nothing else."""
         _, _, home = self.user()
         place = ["--chdir", self.image.get("WorkingDir") or "/"]
-        return ["/usr/bin/env", "-i", *place, *self.image["Env"], f"HOME={home}", f"HOSTNAME={self.name}"]
+        given = [f"{name}={value}" for name, value in self.service.get("environment", {}).items()]
+        return [
+            "/usr/bin/env",
+            "-i",
+            *place,
+            *self.image["Env"],
+            f"HOME={home}",
+            f"HOSTNAME={self.name}",
+            *given,
+        ]
 
     def first_process(self) -> str:
         """Return the number that the first process in it has outside; nothing where there is none."""

@@ -1,6 +1,7 @@
 """The image and its composition say what they should, and agree with the project."""
 
 import ast
+import dataclasses
 import importlib.util
 import re
 import sys
@@ -126,6 +127,11 @@ def test_run_without_daemon__understands_the_composition(monkeypatch, tmp_path):
     assert f"{containers[0].address} scheduler" in (tmp_path / "hosts").read_text()
     assert "/somewhere:/data:ro" in containers[1].service["volumes"]
     assert containers[1].command[-2:] == ["--dashboard-address", ":8787"]
+    monkeypatch.setattr(script.Container, "user", lambda self: ("1", "1", "/home"))
+    scheduler = dataclasses.replace(containers[0], image={"Env": ["FROM_IMAGE=1"]}).environment()
+    assert {"FROM_IMAGE=1", "HOME=/home", "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION=1.0"} <= set(
+        scheduler
+    )
 
 
 def composed(**environment):
