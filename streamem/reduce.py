@@ -55,7 +55,7 @@ def map_reduce(
         Called with the number of rows done so far, from any thread.
     """
     blocks = source.blocks()
-    size = partition_size(len(blocks), scheduler.partition_count(source))
+    size = partition_size(len(blocks), scheduler.partition_count(_row_bytes(source)))
     work = _Work(e_step, scheduler)
     runs = [work.run(blocks[i : i + size]) for i in range(0, len(blocks), size)]
     if len(runs) == 1 and scheduler.in_process:  # nothing to share out, and a graph costs a millisecond
@@ -77,6 +77,11 @@ def partition_size(n_blocks: int, n_partitions: int) -> int:
     (64, 1)
     """
     return int(2 ** max(0, (n_blocks // max(1, n_partitions)).bit_length() - 1))
+
+
+def _row_bytes(source: Source) -> int:
+    """Return the bytes of all rows, decoded."""
+    return source.n_samples * source.n_features * np.dtype(source.dtype).itemsize
 
 
 class _Opaque(Generic[T]):
@@ -240,7 +245,7 @@ def map_rows(
     """
     blocks = source.blocks()
     starts = range(0, source.n_samples, sink.chunk_rows)
-    size = max(1, len(starts) // scheduler.partition_count(source))
+    size = max(1, len(starts) // scheduler.partition_count(_row_bytes(source)))
     bounds = [
         (starts[i], min(starts[i] + size * sink.chunk_rows, source.n_samples))
         for i in range(0, len(starts), size)

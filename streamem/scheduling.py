@@ -14,7 +14,6 @@ from multiprocessing import get_context
 from typing import Any
 
 import dask
-import numpy as np
 from dask.callbacks import Callback as DaskCallback
 from dask.system import CPU_COUNT
 
@@ -56,13 +55,12 @@ class Scheduler:
     pool: Any = None
     """The process pool that lives as long as the fit, if processes."""
 
-    def partition_count(self, source: Source) -> int:
-        """Return how many partitions of the rows to aim at."""
+    def partition_count(self, n_bytes: int) -> int:
+        """Return how many partitions of so many bytes of rows to aim at."""
         n_workers = self.n_workers
         if self.client is not None:  # workers come and go
             n_workers = cluster.thread_count(self.client) or n_workers
-        row_bytes = source.n_features * np.dtype(source.dtype).itemsize
-        return partitions(self.name, n_workers, source.n_samples * row_bytes)
+        return partitions(self.name, n_workers, n_bytes)
 
     @property
     def in_process(self) -> bool:
