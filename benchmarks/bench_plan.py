@@ -24,12 +24,11 @@ import psutil
 
 import harness
 import streamem as sem
-from bench_cluster import Count, EmptySource
+from bench_cluster import EmptySource, sleep
 from bench_io import COLUMNS, write
 from clusters import cluster_process
 from simulation import simulate
 from streamem.estimators.planning import Layout, Prediction, predict
-from streamem.protocols import Rows
 from streamem.reduce import map_reduce, open_scheduler
 
 CORES = os.cpu_count() or 1
@@ -110,15 +109,9 @@ def _asleep(n_blocks: int, block_seconds: float, repeats: int, workers: int, cli
     )
     source = EmptySource(n_blocks)
     with open_scheduler(client=client, source=source) as scheduler:
-        work = functools.partial(map_reduce, functools.partial(_sleep, block_seconds), source, scheduler)
+        work = functools.partial(map_reduce, functools.partial(sleep, block_seconds), source, scheduler)
         seconds = harness.median_seconds(work, repeats)
     return _row("asleep", workers, predict(measured, Layout(workers, 1, 1, workers, True)), seconds, 1.0)
-
-
-def _sleep(seconds: float, rows: Rows) -> Count:
-    """Stand in for reading and an E-step."""
-    time.sleep(seconds)
-    return Count(len(rows.x))
 
 
 class _PassClock:

@@ -160,16 +160,9 @@ class Container:
         """Return a command that sets it, and nothing else."""
         _, _, home = self.user()
         place = ["--chdir", self.image.get("WorkingDir") or "/"]
-        given = [f"{name}={value}" for name, value in self.service.get("environment", {}).items()]
-        return [
-            "/usr/bin/env",
-            "-i",
-            *place,
-            *self.image["Env"],
-            f"HOME={home}",
-            f"HOSTNAME={self.name}",
-            *given,
-        ]
+        given = {"HOME": home, "HOSTNAME": self.name, **self.service.get("environment", {})}
+        variables = [f"{name}={value}" for name, value in given.items()]
+        return ["/usr/bin/env", "-i", *place, *self.image["Env"], *variables]
 
     def first_process(self) -> str:
         """Return the number that the first process in it has outside; nothing where there is none."""

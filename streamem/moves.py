@@ -52,22 +52,18 @@ class Search(Generic[P]):
 
         A move has to gain something on each part of the sample, and this much on all of it.
         """
-        stay = [functools.cache(functools.partial(_highest_from, climb, params)) for climb in self.climbs]
+        here = functools.cache(lambda climb: _highest(climb(params)))
         gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows), TRIES):
-            for climb, here, gain in zip(self.climbs, stay, gains, strict=True):
-                result = climb(moved, notify=_GivingUp(here() + gain))
-                if not _highest(result) > here() + gain:
+            for climb, gain in zip(self.climbs, gains, strict=True):
+                goal = here(climb) + gain
+                result = climb(moved, notify=_GivingUp(goal))
+                if not _highest(result) > goal:
                     break
                 moved = result.params
             else:
                 return moved, what
         return None
-
-
-def _highest_from(climb: Callable[..., FitResult[P]], params: P) -> float:
-    """Return the highest objective that EM reaches from these parameters."""
-    return _highest(climb(params))
 
 
 def _highest(result: FitResult[Any]) -> float:

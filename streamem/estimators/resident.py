@@ -171,8 +171,11 @@ def _climb(model: Model[P, S], params: P, parts: Sequence[Sample], data: RowData
 def _moved(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: float) -> P:
     """Return the parameters after moves that EM cannot make, as many as pay on the sample."""
     search = _search(model, data, sample, tol, COARSEST_ROWS_PER_PARAMETER)
+    if search is None:
+        return params
+    least = _margin(model, data, sample)
     for _ in range(FIRST_MOVES):
-        found = search(params, _margin(model, data, sample)) if search else None
+        found = search(params, least)
         if found is None:
             break
         params, what = found
@@ -192,18 +195,19 @@ def _em_on(
 
 
 def _parts(model: Any, sample: Sample, data: RowData) -> list[Sample]:
-    """Return ever larger parts of the sample, and all of it in the end.
-
-    Each weighs as much as the sample does, so that a prior counts the same.
-    """
-    parts, rows = [sample], len(sample.index)
+    """Return ever larger parts of the sample, and all of it in the end."""
+    parts = [sample]
     if not hasattr(model, "n_parameters"):
         return parts
     least = max(COARSEST, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
     while len(parts[0].index) >= COARSER * least:
-        fewer = len(parts[0].index) // COARSER
-        parts.insert(0, sample.leading(fewer).weighted(rows / fewer))
+        parts.insert(0, _leading(sample, len(parts[0].index) // COARSER))
     return parts
+
+
+def _leading(sample: Sample, n: int) -> Sample:
+    """Return the first rows of the sample, which weigh as much as all: so a prior counts the same."""
+    return sample.leading(n).weighted(len(sample.index) / n)
 
 
 def _telling(parts: Sequence[Sample]) -> Sequence[Sample]:
@@ -237,9 +241,8 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) 
     able = _can_mix(model) and hasattr(model, "moves") and hasattr(model, "n_parameters")
     if not able or len(sample.index) < fewest * _parameters(model, data.source):
         return None
-    least, rows = COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source), len(sample.index)
-    fewer = min(max(SMALLEST_SAMPLE, least), rows)
-    ranking = sample.leading(fewer).weighted(rows / fewer)
+    least = max(SMALLEST_SAMPLE, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
+    ranking = _leading(sample, min(least, len(sample.index)))
     climbs = [_em_on(model, part, data, tol, MOVE_TOL) for part in _telling(_parts(model, sample, data))]
     return Search(model, ranking.rows(), climbs)
 

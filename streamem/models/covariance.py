@@ -213,9 +213,10 @@ def _positive(variances: Array, shared: bool) -> Array:
     return np.asarray(np.sqrt(variances))
 
 
-class _Full:
-    family: Any = FullGaussian
-    matrices = True
+class _Own:
+    """As the kernels have it: each component has its own, and sums are kept as they come."""
+
+    matrices = False
     spherical = False
     shared = False
 
@@ -224,6 +225,11 @@ class _Full:
 
     def from_kernels(self, second: Array, d: int) -> Array:
         return second
+
+
+class _Full(_Own):
+    family: Any = FullGaussian
+    matrices = True
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d, d)
@@ -315,17 +321,8 @@ class _Tied(_Full):
         return _inverse(factor)
 
 
-class _Diag:
+class _Diag(_Own):
     family: Any = DiagGaussian
-    matrices = False
-    spherical = False
-    shared = False
-
-    def for_kernels(self, factor: Array, k: int) -> Array:
-        return np.ascontiguousarray(factor)
-
-    def from_kernels(self, second: Array, d: int) -> Array:
-        return second
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d)

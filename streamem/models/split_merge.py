@@ -134,14 +134,15 @@ def _split(
     two, best = _some(params, (k, k)), None
     if not theirs.total_weight**2 > 2 * (two.means.shape[1] + 1) * theirs.total_squared_weight:
         return None
-    goal = model.e_step(_some(params, (k,)), theirs).log_likelihood + least
+    before = model.e_step(_some(params, (k,)), theirs).log_likelihood
     for halves in _cuts(theirs, units):
         try:
-            stats = _climb(model, model.given(two, theirs, halves), theirs, goal)
+            stats = _climb(model, model.given(two, theirs, halves), theirs, before + least)
         except DegenerateComponentError:
             continue
-        if best is None or stats.log_likelihood - goal + least > best.gain:
-            best = _Refit((k,), stats.reference, stats.log_likelihood - goal + least)
+        gain = stats.log_likelihood - before
+        if best is None or gain > best.gain:
+            best = _Refit((k,), stats.reference, gain)
     return best
 
 
