@@ -52,18 +52,31 @@ class Search(Generic[P]):
 
         A move has to gain something on each part of the sample, and this much on all of it.
         """
-        here = functools.cache(lambda climb: _highest(climb(params)))
+        here = functools.cache(lambda climb: climb(params))
         gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows), TRIES):
             for climb, gain in zip(self.climbs, gains, strict=True):
-                goal = here(climb) + gain
+                goal = _highest(here(climb)) + gain
                 result = climb(moved, notify=_GivingUp(goal))
                 if not _highest(result) > goal:
                     break
                 moved = result.params
             else:
-                return moved, what
+                return self._carried(params, here(self.climbs[-1]).params, moved), what
         return None
+
+    def _carried(self, params: P, stayed: P, moved: P) -> P:
+        """Return parameters that differ from those given by what the move did on the sample, and no more.
+
+        EM on the sample leads away from where all rows lead, as far as the sample errs, with the move as
+        without it. That is left out of all coordinates but those that the move has changed by more.
+        """
+        at, without, having = (self.model.to_vector(point) for point in (params, stayed, moved))
+        with np.errstate(invalid="ignore"):  # components without weight are at infinity
+            change, error = having - without, without - at
+            carried = np.where(np.abs(change) > np.abs(error), having, at + change)
+        nearer = self.model.from_vector(carried, moved)
+        return moved if nearer is None else nearer
 
 
 def _highest(result: FitResult[Any]) -> float:

@@ -175,3 +175,41 @@ def test_search__starts_where_a_pass_gains_less_than_a_move_and_again_after_as_m
         reached = Reached(params, None, objective, "em")
         assert moving.elsewhere(reached, Proposal(params, ()), np.inf) is None
     assert searched == [2, 5]
+
+
+def test_search__leaves_what_the_sample_errs_out_of_what_it_finds():
+    """All rows must see the move, not how far a small sample is from them."""
+    rng = np.random.default_rng(5)
+    k, n = 12, 5000
+    x = np.repeat(rng.normal(0, 4, (k, 6)), n, axis=0) + rng.normal(size=(k * n, 6))
+    sample, rows = Rows(x[::40].copy(), None, 0), Rows(x, None, 0)
+    model = GaussianMixtureModel(k, "full", reg_covar=1e-6)
+
+    def climb(params, notify=lambda event: None, rows=sample):
+        one_pass = lambda candidates: Pass([model.e_step(params, rows) for params in candidates])  # noqa: E731
+        return em.iterate(model, one_pass, params, tol=1e-9, max_iter=200, notify=notify)
+
+    def likelihood(params):
+        return model.e_step(params, rows).log_likelihood / len(x)
+
+    labels = np.repeat(np.arange(k), n)
+    labels[labels == 1] = 0  # one component on two clusters, and two on one
+    labels[2 * n : 2 * n + n // 2] = 1
+    params = climb(model.from_responsibilities(rows, np.eye(k)[labels]), rows=rows).params
+    found, _ = moves.Search(model, sample, [climb])(params, 0.1)
+    best = likelihood(climb(found, rows=rows).params)
+    assert likelihood(params) + 0.05 < likelihood(found) < best
+    assert best - likelihood(found) < 0.7 * (best - likelihood(climb(found).params))
+
+
+def test_moves__take_components_of_a_few_rows_that_are_like_no_other():
+    rng = np.random.default_rng(6)
+    labels = np.arange(3000) % 6
+    x = 1.5 * np.eye(6)[labels] + rng.normal(size=(3000, 6))  # the first five overlap: ten pairs alike
+    x[labels == 5] += np.where(rng.random((500, 1)) < 0.5, -12.0, 12.0) * np.eye(6)[5]
+    x[:8] = 1.5 * np.eye(6)[0] + 0.01 * rng.normal(size=(8, 6))
+    labels[:8] = 6
+    model, rows = GaussianMixtureModel(7, "full", reg_covar=1e-9), Rows(x, None, 0)
+    params = model.from_responsibilities(rows, np.eye(7)[labels])
+    found = [what for _, what in model.moves(params, rows)]
+    assert "Components 0 and 6 became one, and component 5 two" in found

@@ -54,6 +54,7 @@ FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the
 FIRST_MOVES = 10  # of components, on the sample, before the first pass
 COARSER = 5  # times fewer rows: EM goes from coarse parts of the sample to all of it
 COARSEST_ROWS_PER_PARAMETER, COARSEST = 5, 4000  # rows of the smallest part, at least
+MOVED = 3  # components that a move changes
 MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
 BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
 READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
@@ -200,8 +201,8 @@ def _parts(model: Any, sample: Sample, data: RowData) -> list[Sample]:
     if not hasattr(model, "n_parameters"):
         return parts
     least = max(COARSEST, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
-    while len(parts[0].index) >= COARSER * least:
-        parts.insert(0, _leading(sample, len(parts[0].index) // COARSER))
+    while len(parts[0].index) >= 2 * least:
+        parts.insert(0, _leading(sample, max(least, len(parts[0].index) // COARSER)))
     return parts
 
 
@@ -232,8 +233,8 @@ def accelerator(
     search = _search(model, data, sample.weighted(1 / share), tol, FEWEST_ROWS_PER_PARAMETER)
     if search is None:
         return make
-    bias = _parameters(model, data.source) * (1 - share) / (2 * len(sample.index))
-    return lambda: Moving(search, max(_margin(model, data, sample) + bias, tol), make)
+    least = _margin(model, data, sample) + (1 - share) * _bias(model, data, sample)
+    return lambda: Moving(search, max(least, tol), make)
 
 
 def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) -> Search[Any] | None:
@@ -249,8 +250,16 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) 
 
 def _margin(model: Any, data: RowData, sample: Sample) -> float:
     """Return what a component's parameters gain by chance on the sample, nats per row."""
-    of_component = _parameters(model, data.source) / int(model.n_components)
-    return MOVE_MARGIN * of_component / len(sample.index)
+    return MOVE_MARGIN * _of_component(model, data) / len(sample.index)
+
+
+def _bias(model: Any, data: RowData, sample: Sample) -> float:
+    """Return how far below its optimum all other rows see what a move changes, nats per row."""
+    return MOVED * _of_component(model, data) / (2 * len(sample.index))
+
+
+def _of_component(model: Any, data: RowData) -> float:
+    return _parameters(model, data.source) / int(model.n_components)
 
 
 def _fastest(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numba
+import numpy as np
 from numba.core import event
 from numba.extending import register_jitable
 from numpy.typing import NDArray
@@ -76,8 +77,12 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
 
 
 def unwritable(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that cannot be written to: as some rows are such, and numba would compile for both."""
-    view = array.view()
+    """Return a C-ordered view that cannot be written to, or such a copy of an array in another order.
+
+    Kernels go through memory in order, whatever the strides; and as some rows cannot be written to, numba
+    would compile for both.
+    """
+    view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
 

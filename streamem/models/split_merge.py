@@ -41,6 +41,7 @@ AXES = 2  # across which a component is cut
 STEPS = 11  # of EM on the halves
 HOPE = 30.0  # times the pace of EM: what is too far even for that is given up
 PAIRS = 8  # that overlap most
+MISSED_LEAST = 4  # components that the rows need least
 MOST_LOST = 0.02  # nats per row that EM may have to make good
 OWN_FACTORS = ("cholesky", "whitening")
 
@@ -73,7 +74,7 @@ def moves(
     weighted = resp if rows.weight is None else resp * rows.weight[:, None]
     # What becomes of components with less than a row is for `streamem.degeneracy` to say.
     held = np.flatnonzero(weighted.sum(axis=0) * len(resp) >= rows.total_weight)
-    merges = [_merge(part, params, pair, rows, resp) for pair in _overlapping(resp, weighted, held)]
+    merges = [_merge(part, params, pair, rows, resp) for pair in _mergeable(resp, weighted, held)]
     lost = MOST_LOST * rows.total_weight
     least = -lost - max((merge.gain for merge in merges), default=0.0)
     every = (_split(part, params, int(k), rows, resp, units, least) for k in held)
@@ -92,14 +93,24 @@ def _movable(model: GaussianMixtureModel, params: GaussianMixtureParams) -> bool
     return len(params.weights) > 2 and not model.fixed and not own_prior
 
 
-def _overlapping(resp: Array, weighted: Array, held: NDArray[np.intp]) -> list[tuple[int, int]]:
-    """Return the pairs of components whose responsibilities are most alike (Ueda et al. 2000, eq. 3.1)."""
-    products = np.einsum("ni,nj->ij", weighted[:, held], resp[:, held])
+def _mergeable(resp: Array, weighted: Array, held: NDArray[np.intp]) -> list[tuple[int, int]]:
+    """Return pairs of components that may be one: those most alike, and those that rows miss least.
+
+    Responsibilities are alike by their cosine (Ueda et al. 2000, eq. 3.1). Without component j the likelihood
+    is lower by -Σ w log(1 - r_j): that takes in components of a few rows, which are like no other.
+    """
+    theirs, shares = weighted[:, held], resp[:, held]
+    products = np.einsum("ni,nj->ij", theirs, shares)
     lengths = np.sqrt(np.diagonal(products))
     i, j = np.triu_indices(len(held), 1)
-    alike = products[i, j] / (lengths[i] * lengths[j])
-    most = np.argsort(-alike, kind="stable")[:PAIRS]
-    return [(int(held[i[pair]]), int(held[j[pair]])) for pair in most]
+    alike = np.argsort(-products[i, j] / (lengths[i] * lengths[j]), kind="stable")[:PAIRS]
+    rest = np.maximum(1 - shares, np.finfo(np.float64).eps)
+    weight = 1.0 if resp is weighted else weighted.sum(axis=1)[:, None]
+    missed = np.argsort(-np.sum(weight * np.log(rest), axis=0), kind="stable")[:MISSED_LEAST]
+    np.fill_diagonal(products, -1.0)
+    pairs = [(i[pair], j[pair]) for pair in alike]
+    pairs += [tuple(sorted((one, int(np.argmax(products[one]))))) for one in missed]
+    return [(int(held[one]), int(held[other])) for one, other in dict.fromkeys(pairs)]
 
 
 def _merge(

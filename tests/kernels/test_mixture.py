@@ -99,6 +99,16 @@ def test_statistics__are_additive_over_blocks(covariance_type, cuts, seed):
 
 
 @every_type
+@pytest.mark.parametrize("laid_out", [np.asfortranarray, lambda x: np.repeat(x, 2, axis=0)[::2]])
+def test_rows_in_another_order_in_memory__are_the_same_rows(covariance_type, laid_out):
+    p = problem(covariance_type, 300, 5, 4)
+    x = laid_out(p.x)
+    for of in (lambda x: mixture.statistics(x, None, p.family), lambda x: [mixture.labels(x, p.family)]):
+        for a, e in zip(of(x), of(p.x), strict=True):
+            np.testing.assert_array_equal(a, e)
+
+
+@every_type
 def test_statistics__of_a_row_of_weight_zero_are_those_without_it(covariance_type):
     p = problem(covariance_type, 300, 5, 4)
     x, keep = p.x.copy(), np.arange(300) % 3 > 0
