@@ -52,7 +52,7 @@ MOVE_TOL = 0.001  # the same after moves, from where climbs begin slowly
 HELD_OUT = 5  # one row of the sample in so many judges the starts
 FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the better the correction
 FIRST_MOVES = 10  # of components, on the sample, before the first pass
-COARSER = 5  # times fewer rows: EM goes from coarse parts of the sample to all of it
+COARSER = 4  # times fewer rows: EM goes from coarse parts of the sample to all of it
 COARSEST_ROWS_PER_PARAMETER, COARSEST = 5, 4000  # rows of the smallest part, at least
 MOVED = 3  # components that a move changes
 MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
@@ -201,8 +201,8 @@ def _parts(model: Any, sample: Sample, data: RowData) -> list[Sample]:
     if not hasattr(model, "n_parameters"):
         return parts
     least = max(COARSEST, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
-    while len(parts[0].index) >= 2 * least:
-        parts.insert(0, _leading(sample, max(least, len(parts[0].index) // COARSER)))
+    while len(parts[0].index) >= COARSER * least:
+        parts.insert(0, _leading(sample, len(parts[0].index) // COARSER))
     return parts
 
 
