@@ -12,11 +12,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
 from streamem.estimators.planning import STEAL_SECONDS, Layout, Measured, kept_share, row_seconds
-from streamem.reduce import FAN_IN
+from streamem.tree import merge_in_groups
 
 __all__ = ["simulate"]
 
@@ -42,6 +43,7 @@ class Task:
 class Machine:
     """Threads at the same speed, so that one clock, in rows done by each, tells when tasks end."""
 
+    speed: float = 1.0
     clock: float = 0.0
     running: list[tuple[float, int, Task, Worker]] = field(default_factory=list)
 
@@ -62,6 +64,8 @@ class Worker:
 
     machine: Machine
     threads: int
+    most: int
+    """Tasks that it is given at once."""
     given: int = 0
     """Tasks that were sent to it and have not ended."""
     busy: int = 0
@@ -72,7 +76,7 @@ class Worker:
     @property
     def room(self) -> int:
         """How many more tasks it is given."""
-        return math.ceil(SATURATION * self.threads) - self.given
+        return self.most - self.given
 
     def begin(self) -> None:
         """Begin what there is a thread for."""
@@ -133,8 +137,18 @@ class Scheduler:
                 self.send(now, task.parent, min(task.parent.holders, key=lambda holder: holder.given))
 
 
-def simulate(measured: Measured, layout: Layout) -> float:
-    """Return the seconds of a pass, without what the driver does before and after it."""
+def simulate(
+    measured: Measured,
+    layout: Layout,
+    saturation: float = SATURATION,
+    jitter: float = 0.0,
+    slowest: float = 1.0,
+) -> float:
+    """Return the seconds of a pass, without what the driver does before and after it.
+
+    Each partition takes up to ``jitter`` of its time more or less; one machine has ``slowest`` of the speed
+    of the others.
+    """
     m, where = measured, layout
     reading, compute = 1 - kept_share(m, where), m.compute_seconds * m.n_candidates
     compute += m.merge_seconds * m.n_candidates / m.block_rows
@@ -142,9 +156,13 @@ def simulate(measured: Measured, layout: Layout) -> float:
     def speed(busy: int, n_machines: int) -> float:
         return 1 / row_seconds(m, where, busy, n_machines, reading, compute)[0]
 
-    machines = [Machine() for _ in range(where.n_machines)]
-    workers = [Worker(machines[i % where.n_machines], where.n_threads) for i in range(where.n_workers)]
+    machines = [Machine(1.0 if i else slowest) for i in range(where.n_machines)]
+    most = max(1, math.ceil(saturation * where.n_threads))
+    workers = [Worker(machines[i % where.n_machines], where.n_threads, most) for i in range(where.n_workers)]
     partitions, root = _tree(m, where, speed(1, 1))
+    rng = random.Random(0)
+    for partition in partitions:
+        partition.rows *= 1 + jitter * rng.uniform(-1, 1)
     scheduler = Scheduler(workers, deque(partitions), where.task_seconds, where.pass_seconds)
     now, pace = 0.0, speed(1, 1)
     while True:
@@ -152,7 +170,7 @@ def simulate(measured: Measured, layout: Layout) -> float:
         if not scheduler.queued:
             scheduler.steal(now, pace)
         busy = [machine for machine in machines if machine.running]
-        speeds = [speed(len(machine.running), len(busy)) for machine in busy]
+        speeds = [speed(len(machine.running), len(busy)) * machine.speed for machine in busy]
         pace = min(speeds, default=pace)
         ends = [(one.running[0][0] - one.clock) / its for one, its in zip(busy, speeds, strict=True)]
         step = min([*ends, *(message[0] - now for message in scheduler.messages[:1])])
@@ -168,15 +186,15 @@ def simulate(measured: Measured, layout: Layout) -> float:
 
 def _tree(m: Measured, where: Layout, speed: float) -> tuple[list[Task], Task]:
     """Return the partitions of a pass, and the root of their tree."""
-    size = where.partition_blocks(m)
-    n_tasks = -(-m.n_blocks // size)
+    runs = where.cut(m)
     fetch = m.statistics_bytes * m.n_candidates / where.network if where.distributed else 0.0
     each = m.merge_seconds * m.n_candidates
-    partitions = level = [Task(m.n_samples / n_tasks) for _ in range(n_tasks)]
-    while len(level) > 1:
-        groups = [level[i : i + FAN_IN] for i in range(0, n_tasks, FAN_IN) if level[i : i + FAN_IN]]
-        level = [_merge(group, each, fetch, speed) if len(group) > 1 else group[0] for group in groups]
-    return partitions, level[0]
+    partitions = [Task(len(run) * m.n_samples / m.n_blocks) for run in runs]
+    root = merge_in_groups(
+        list(zip(runs, partitions, strict=True)),
+        lambda nodes: _merge([task for _, task in nodes], each, fetch, speed),
+    )
+    return partitions, root
 
 
 def _merge(inputs: list[Task], seconds: float, fetch: float, speed: float) -> Task:

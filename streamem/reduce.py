@@ -1,10 +1,8 @@
 """One pass over the rows: map blocks to statistics, merge them in a tree, on any Dask scheduler.
 
-The tree belongs to the data, not to the machine: blocks are its leaves in store order, neighbours are
-merged level by level, and an odd one moves up unchanged. A partition (one Dask task) is an aligned run of
-2^m blocks, hence one inner node of that tree, so every scheduler and any number of workers or partitions
-gives the same bits. Parameters go out and statistics come back; rows stay where they are read. Where tasks
-run is in `streamem.scheduling`.
+The tree belongs to the data, not to the machine, and a partition (one Dask task) is one inner node of it (see
+`streamem.tree`), so every scheduler and any number of workers or partitions gives the same bits. Parameters
+go out and statistics come back; rows stay where they are read. Where tasks run is in `streamem.scheduling`.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from streamem.errors import SourceError
 from streamem.protocols import Block, Buffer, EStep, Pass, Rows, Source, Stats
 from streamem.retries import persistently
 from streamem.scheduling import LOCAL_SCHEDULERS, Scheduler, open_scheduler
+from streamem.tree import Node, fold, height, merge_in_groups
 from streamem.watching import StoppedError, Watch
 
 __all__ = ["LOCAL_SCHEDULERS", "Scheduler", "map_reduce", "map_rows", "open_scheduler"]
@@ -31,9 +30,6 @@ __all__ = ["LOCAL_SCHEDULERS", "Scheduler", "map_reduce", "map_rows", "open_sche
 S = TypeVar("S", bound=Stats)
 T = TypeVar("T")
 
-FAN_IN = (
-    8  # a power of two, so that a merge task is an inner node of the tree; on a cluster a task costs 2 ms
-)
 RETRIES = 3
 
 _thread = threading.local()
@@ -55,28 +51,16 @@ def map_reduce(
         Called with the number of rows done so far, from any thread.
     """
     blocks = source.blocks()
-    size = partition_size(len(blocks), scheduler.partition_count(_row_bytes(source)))
-    work = _Work(e_step, scheduler)
-    runs = [work.run(blocks[i : i + size]) for i in range(0, len(blocks), size)]
+    runs = scheduler.cut(len(blocks), _row_bytes(source))
+    work = _Work(e_step, scheduler, runs)
     if len(runs) == 1 and scheduler.in_process:  # nothing to share out, and a graph costs a millisecond
-        alone = _fold(runs[0], _Opaque(e_step))
+        alone = _fold(work.run(blocks), _Opaque(e_step))
         progress(source.n_samples)
         return alone
-    leaves = [work.task(i, _fold, run) for i, run in enumerate(runs)]
-    root = _merge_tasks(leaves, work.delayed(_merge_all))
-    done = _Counter([run.blocks[-1].stop - run.blocks[0].start for run in runs], progress)
+    leaves = [work.task(run, _fold, blocks[run.start : run.stop]) for run in runs]
+    root = merge_in_groups(list(zip(runs, leaves, strict=True)), work.merge)
+    done = _Counter([blocks[run[-1]].stop - blocks[run[0]].start for run in runs], progress)
     return scheduler.compute(leaves, root, work.watch, done)  # type: ignore[no-any-return]
-
-
-def partition_size(n_blocks: int, n_partitions: int) -> int:
-    """Return the largest power of two that still gives ``n_partitions`` runs, or 1.
-
-    Examples
-    --------
-    >>> partition_size(1000, 8), partition_size(3, 8)
-    (64, 1)
-    """
-    return int(2 ** max(0, (n_blocks // max(1, n_partitions)).bit_length() - 1))
 
 
 def _row_bytes(source: Source) -> int:
@@ -135,27 +119,38 @@ class _Run:
 
 
 class _Work:
-    """Makes the tasks of one pass. What they share is one task of its own, so it travels once per worker."""
+    """Makes the tasks of one pass. What they share is one task of its own, so it travels once per worker.
 
-    def __init__(self, shared: Any, scheduler: Scheduler) -> None:
+    Higher nodes of the tree go first, on a cluster, by Dask's priorities: large runs before small ones, and
+    merges before runs of their size. The smallest have Dask's usual one, so that others have their turn.
+    """
+
+    def __init__(self, shared: Any, scheduler: Scheduler, runs: Sequence[range]) -> None:
         self.watch, self._name, self._scheduler = Watch(), uuid.uuid4().hex, scheduler
         self._shared = dask.delayed(_Opaque(shared), name=f"step-{self._name}", traverse=False)
         self._attempts = 1 + int(dask.config.get("streamem.retries", RETRIES))
+        self._lowest = min(height(run) for run in runs)
 
     def run(self, blocks: Sequence[Block]) -> _Run:
         return _Run(blocks, self.watch, self._attempts, tuple(self._inputs(blocks)))
 
-    def task(self, index: int, function: Callable[..., Any], run: _Run, *arguments: Any) -> Any:
-        """Return a task that calls ``function(run, *arguments, shared, *values that the cluster holds)``."""
-        inputs = self._inputs(run.blocks).values()
-        call = functools.partial(function, run, *arguments)
-        return self.delayed(call)(self._shared, *inputs, dask_key_name=f"partition-{self._name}-{index}")
+    def task(self, run: range, function: Callable[..., Any], blocks: Sequence[Block], *arguments: Any) -> Any:
+        """Return a task: ``function(blocks, *arguments, shared, *values that the cluster holds)``."""
+        call = functools.partial(function, self.run(blocks), *arguments)
+        inputs = [self._shared, *self._inputs(blocks).values()]
+        return self._delayed(run, call, inputs, dask_key_name=f"partition-{self._name}-{run.start}")
 
-    def delayed(self, function: Callable[..., Any]) -> Any:
-        """Return what makes tasks of a function."""
+    def merge(self, nodes: Sequence[Node[Any]]) -> Any:
+        """Return a task that merges the results of others."""
+        runs = tuple(run for run, _ in nodes)
+        above = range(runs[0].start, runs[-1].stop)
+        return self._delayed(above, functools.partial(_merge_all, runs), [task for _, task in nodes])
+
+    def _delayed(self, run: range, call: Callable[..., Any], inputs: Sequence[Any], **name: str) -> Any:
         if not self._scheduler.in_process:
-            function = functools.partial(travelling, function, versions())
-        return dask.delayed(function, pure=False, traverse=False)
+            call = functools.partial(travelling, call, versions())
+        with dask.annotate(priority=height(run) - self._lowest):
+            return dask.delayed(call, pure=False, traverse=False)(*inputs, **name)
 
     def _inputs(self, blocks: Sequence[Block]) -> dict[str, Any]:
         """Return the futures that blocks are made from, where the tasks run on their cluster."""
@@ -180,40 +175,15 @@ def _merge(left: Pass[S], right: Pass[S]) -> Pass[S]:
     return left.merge(right)
 
 
-def _merge_all(*nodes: Pass[S]) -> Pass[S]:
-    return _tree(nodes, _merge)
-
-
-def _merge_tasks(nodes: Sequence[Any], merge: Callable[..., Any]) -> Any:
-    """Return the task of the tree's root; each task merges an aligned run of nodes."""
-    while len(nodes) > 1:
-        groups = [nodes[i : i + FAN_IN] for i in range(0, len(nodes), FAN_IN)]
-        nodes = [merge(*group) if len(group) > 1 else group[0] for group in groups]
-    return nodes[0]
-
-
-def _tree(nodes: Sequence[T], merge: Callable[[T, T], T]) -> T:
-    """Merge neighbours level by level; an odd one moves up."""
-    while len(nodes) > 1:
-        odd = nodes[len(nodes) - len(nodes) % 2 :]
-        nodes = [merge(a, b) for a, b in zip(nodes[::2], nodes[1::2], strict=False)] + list(odd)
-    return nodes[0]
+def _merge_all(runs: Sequence[range], *nodes: Pass[S]) -> Pass[S]:
+    return fold(zip(runs, nodes, strict=True), _merge)
 
 
 def _fold(run: _Run, e_step: _Opaque[EStep[S]], *values: Any) -> Pass[S]:
-    """Return the tree's node over one run of blocks, holding no more statistics than the tree is deep."""
-    stack: list[tuple[int, Pass[S]]] = []
+    """Return the tree's node over one run of blocks."""
     run = run.given(values)
     with run.watch.task():
-        for block in run:
-            height, node = 0, _leaf(run, block, e_step.value)
-            while stack and stack[-1][0] == height:
-                height, node = height + 1, _merge(stack.pop()[1], node)
-            stack.append((height, node))
-    node = stack.pop()[1]
-    while stack:
-        node = _merge(stack.pop()[1], node)
-    return node
+        return fold(((range(1), _leaf(run, block, e_step.value)) for block in run), _merge)
 
 
 def _leaf(run: _Run, block: Block, e_step: EStep[S]) -> Pass[S]:
@@ -245,18 +215,15 @@ def map_rows(
     """
     blocks = source.blocks()
     starts = range(0, source.n_samples, sink.chunk_rows)
-    size = max(1, len(starts) // scheduler.partition_count(_row_bytes(source)))
-    bounds = [
-        (starts[i], min(starts[i] + size * sink.chunk_rows, source.n_samples))
-        for i in range(0, len(starts), size)
-    ]
+    runs = scheduler.cut(len(starts), _row_bytes(source))
+    bounds = [(starts[run[0]], min(starts[run[-1]] + sink.chunk_rows, source.n_samples)) for run in runs]
     first_rows = np.array([b.start for b in blocks])
-    work = _Work((function, sink.chunk_rows, sink), scheduler)
+    work = _Work((function, sink.chunk_rows, sink), scheduler, runs)
     leaves = []
-    for i, (start, stop) in enumerate(bounds):
+    for run, (start, stop) in zip(runs, bounds, strict=True):
         first = int(np.searchsorted(first_rows, start, "right")) - 1
         last = int(np.searchsorted(first_rows, stop, "left"))
-        leaves.append(work.task(i, _write_run, work.run(blocks[first:last]), start, stop))
+        leaves.append(work.task(run, _write_run, blocks[first:last], start, stop))
     root = dask.delayed(_count, pure=False)(leaves)
     done = _Counter([stop - start for start, stop in bounds], progress)
     written = scheduler.compute(leaves, root, work.watch, done)

@@ -20,6 +20,7 @@ from dask.system import CPU_COUNT
 from streamem import cluster
 from streamem.errors import ClusterError, InputError, MemoryLimitError
 from streamem.protocols import Source
+from streamem.tree import cut
 from streamem.watching import Watch
 
 __all__ = [
@@ -27,8 +28,8 @@ __all__ = [
     "LOCAL_SCHEDULERS",
     "Scheduler",
     "check_scheduler",
+    "cut_for",
     "open_scheduler",
-    "partitions",
     "threads_within",
 ]
 
@@ -39,7 +40,7 @@ PARTITIONS_PER_WORKER = {
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
 FEWEST_PER_WORKER, PARTITION_BYTES = 4, 1 << 23  # where the rows are few, so that tasks are worth it
-CLUSTER_PARTITIONS_PER_WORKER = 4  # a task costs 2 ms
+LARGE_RUNS_PER_THREAD = 2  # on a cluster, at least: a task costs 2 ms, and small ones follow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +56,12 @@ class Scheduler:
     pool: Any = None
     """The process pool that lives as long as the fit, if processes."""
 
-    def partition_count(self, n_bytes: int) -> int:
-        """Return how many partitions of so many bytes of rows to aim at."""
+    def cut(self, n_blocks: int, n_bytes: int) -> list[range]:
+        """Return the blocks of each task, for so many bytes of rows."""
         n_workers = self.n_workers
         if self.client is not None:  # workers come and go
             n_workers = cluster.thread_count(self.client) or n_workers
-        return partitions(self.name, n_workers, n_bytes)
+        return cut_for(self.name, n_workers, n_blocks, n_bytes)
 
     @property
     def in_process(self) -> bool:
@@ -147,18 +148,20 @@ def open_scheduler(
             yield Scheduler(scheduler, workers, pool=pool)
 
 
-def partitions(scheduler: str, n_workers: int, n_bytes: float) -> int:
-    """Return how many partitions to aim at: enough to balance and to show progress, no more.
+def cut_for(scheduler: str, n_workers: int, n_blocks: int, n_bytes: float) -> list[range]:
+    """Return the blocks of each task: runs enough to balance and to show progress, no more.
 
     Examples
     --------
-    >>> [partitions("threads", 2, n_bytes) for n_bytes in (1e6, 1e8, 1e9)]
-    [8, 11, 64]
+    >>> [len(cut_for("threads", 2, 1000, n_bytes)) for n_bytes in (1e6, 1e8, 1e9)]
+    [16, 16, 125]
+    >>> len(cut_for("distributed", 2, 1000, 1e9))
+    16
     """
     if scheduler not in LOCAL_SCHEDULERS:
-        return n_workers * CLUSTER_PARTITIONS_PER_WORKER
+        return cut(n_blocks, n_workers * LARGE_RUNS_PER_THREAD, n_workers)
     worthwhile = max(n_workers * FEWEST_PER_WORKER, int(n_bytes / PARTITION_BYTES))
-    return min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile)
+    return cut(n_blocks, min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile))
 
 
 def check_scheduler(scheduler: Any) -> None:

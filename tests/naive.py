@@ -293,3 +293,12 @@ def imputed(x, weights, means, choleskys):
     return np.array(
         [sum(r[i, k] * conditional(row, *its)[1] for k, its in components) for i, row in enumerate(x)]
     )
+
+
+def tree(names):
+    """How statistics are merged, as brackets: neighbours level by level, an odd one moves up."""
+    while len(names) > 1:
+        names = [
+            f"({names[i]}{names[i + 1]})" if i + 1 < len(names) else names[i] for i in range(0, len(names), 2)
+        ]
+    return names[0]

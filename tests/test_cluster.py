@@ -206,17 +206,29 @@ def test_pass__of_any_number_of_blocks_gives_the_same_bits(threads, n_blocks):
     assert there.n_samples == here.n_samples == 10 * n_blocks
 
 
-def test_merging__takes_few_tasks_and_the_same_tree():
-    """Some two milliseconds are spent on each task of a cluster."""
-    made = []
+BEGUN = []
 
-    def merge(*nodes):
-        made.append(len(nodes))
-        return f"({reduce._tree(nodes, lambda a, b: f'({a}{b})')})"[1:-1]
 
-    nodes = [f"<{i}>" for i in range(203)]
-    assert reduce._merge_tasks(nodes, merge) == reduce._tree(nodes, lambda a, b: f"({a}{b})")
-    assert len(made) < len(nodes) / 6
+def _note(rows):
+    """An E-step of this process's workers that tells which rows they come to."""
+    BEGUN.append(rows.start // 10)
+    return Sizes(np.zeros(1), len(rows.x))
+
+
+def test_large_runs__begin_before_small_ones(threads):
+    """Else whoever is last may have a large one; left alone, Dask begins with any of them.
+
+    Two workers of a thread each hold two tasks at most, so that four of the larger ones may still wait.
+    """
+    scheduler = Scheduler("distributed", 2, client=threads)
+    size_of = {run.start: len(run) for run in scheduler.cut(768, 0)}
+    assert len(set(size_of.values())) == 4
+    BEGUN.clear()
+    reduce.map_reduce(_note, Blocks(768), scheduler)
+    sizes = [size_of[block] for block in BEGUN if block in size_of]
+    assert len(sizes) == len(size_of)
+    for i, size in enumerate(sizes):
+        assert sum(later > size for later in sizes[i + 1 :]) <= 4
 
 
 # --- persisted collections

@@ -23,10 +23,11 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "models": ({"kernels", "initialization", "protocols", "convergence", "errors"}, {"numpy", "scipy"}),
     "retries": ({"errors"}, set()),
     "watching": (set(), set()),
+    "tree": (set(), set()),
     "cluster": ({"watching", "protocols", "errors"}, {"cloudpickle", "dask", "distributed"}),
-    "scheduling": ({"cluster", "watching", "protocols", "errors"}, {"dask", "threadpoolctl"}),
+    "scheduling": ({"cluster", "tree", "watching", "protocols", "errors"}, {"dask", "threadpoolctl"}),
     "reduce": (
-        {"scheduling", "cluster", "watching", "retries", "protocols", "errors"},
+        {"scheduling", "cluster", "tree", "watching", "retries", "protocols", "errors"},
         {"numpy", "dask"},
     ),
     "persistence": ({"protocols", "convergence", "errors"}, {"numpy", "fsspec"}),
@@ -35,7 +36,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "estimators": (
         BOTTOM
         | {"em", "acceleration", "degeneracy", "moves", "initialization", "models", "reduce", "scheduling"}
-        | {"persistence", "sources", "sinks"},
+        | {"tree", "persistence", "sources", "sinks"},
         {"numpy", "sklearn"},
     ),
     "selection": (BOTTOM | {"estimators", "models", "persistence"}, {"numpy"}),

@@ -9,14 +9,14 @@ import dask
 import numpy as np
 import pytest
 from dask.callbacks import Callback
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from streamem import reduce, retries
 from streamem.errors import InputError, MemoryLimitError, SourceError
 from streamem.protocols import Rows
 from streamem.sinks import open_sink
 from streamem.watching import Watch
+
+from . import naive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,32 +73,11 @@ def run(n_blocks, n_workers, name="synchronous", **keywords):
     return reduce.map_reduce(trace, FakeSource(n_blocks), reduce.Scheduler(name, n_workers), **keywords).stats
 
 
-def tree(names):
-    """The law, as plainly as it can be put: neighbours level by level, an odd one moves up."""
-    while len(names) > 1:
-        names = [
-            f"({names[i]}{names[i + 1]})" if i + 1 < len(names) else names[i] for i in range(0, len(names), 2)
-        ]
-    return names[0]
-
-
-@settings(max_examples=60, deadline=None)
-@given(n_blocks=st.integers(1, 70), partitions=st.integers(1, 80))
-def test_tree__depends_on_the_blocks_alone(n_blocks, partitions):
-    size = reduce.partition_size(n_blocks, partitions)
-    blocks = FakeSource(n_blocks).blocks()
-    nodes = [
-        reduce._fold(reduce._Run(blocks[i : i + size], Watch()), reduce._Opaque(trace))
-        for i in range(0, n_blocks, size)
-    ]
-    assert reduce._tree(nodes, reduce._merge).stats.text == tree([str(i) for i in range(n_blocks)])
-
-
 @pytest.mark.parametrize("name", ["synchronous", "threads"])
 @pytest.mark.parametrize("n_blocks", [1, 2, 5, 300])
 def test_map_reduce__builds_that_tree(name, n_blocks):
     stats = run(n_blocks, 2, name)
-    assert stats.text == tree([str(i) for i in range(n_blocks)])
+    assert stats.text == naive.tree([str(i) for i in range(n_blocks)])
     assert stats.n_samples == 3 * n_blocks
 
 

@@ -32,6 +32,33 @@ def test_equations__are_near_the_simulation_and_not_below_it(layout, n_samples):
     assert equations(measured, layout) < 1.1 * seconds + prediction.overhead_seconds + waiting
 
 
+@pytest.mark.parametrize("saturation", [1.0, 1.1])
+@pytest.mark.parametrize("workers, threads", [(2, 1), (8, 1), (4, 2), (8, 4), (40, 1), (16, 8)])
+@pytest.mark.parametrize("per_thread", [32, 55, 90])
+def test_passes__are_balanced(saturation, workers, threads, per_thread):
+    """Tasks of 2 s on average end within 10 % of a fair share, though each takes up to 10 % more or less.
+
+    With a machine half as fast as the others that holds if no worker has tasks waiting.
+    """
+    layout = Layout(workers, threads, workers, threads + 1, True)
+    lanes, fair = workers * threads, 16.0
+    measured = dataclasses.replace(
+        MEASURED,
+        n_samples=lanes * per_thread * 10**4,
+        block_rows=10**4,
+        read_seconds=0.0,
+        read_cpu_seconds=0.0,
+        compute_seconds=fair / per_thread / 10**4,
+        merge_seconds=1e-5,
+        statistics_bytes=10**4,
+        contention=0.0,
+    )
+    assert simulate(measured, layout, saturation, jitter=0.1) < 1.1 * fair
+    if saturation == 1.0:
+        fair *= lanes / (lanes - threads / 2)
+        assert simulate(measured, layout, saturation, jitter=0.1, slowest=0.5) < 1.15 * fair
+
+
 def test_simulation__gives_waiting_tasks_to_idle_workers():
     """A pass of long tasks is no longer than its rounds and what moving one takes."""
     layout = Layout(4, 4, 4, 4, True)
@@ -51,7 +78,7 @@ def test_bandwidth__binds_both(bandwidth):
 def test_cores__that_are_shared_make_more_lanes_no_faster():
     """Eight workers on two cores take no less than two, and four machines a quarter of one."""
     two, eight = (simulate(MEASURED, layout) for layout in (SHARED[1], SHARED[3]))
-    assert two < eight < 1.2 * two
+    assert two < eight < 1.25 * two
     one, four = (simulate(MEASURED, layout) for layout in (SPREAD[0], SPREAD[2]))
     assert four == pytest.approx(one / 4, rel=0.1)
 

@@ -12,13 +12,14 @@ a thread
 
     τ(b) = max((r + c) γ(b),  u γ(b) b/q',  s b M/β).
 
-W workers of t threads on M machines run L = Wt tasks at once. T tasks of n/T rows fill ⌊T/L⌋ rounds, with
-b = L/M, and one more of the T mod L that are left. A pass takes
+W workers of t threads on M machines run L = Wt tasks at once. T tasks, large ones first, go to whichever
+of the L is free, as `streamem.tree` cuts them: f rows later the first of these finds none left, and after
+g rows the last, one of e that have as many, is done. A pass takes
 
-    n/T (⌊T/L⌋ τ(L/M) + τ(⌈(T mod L)/M⌉))      the rows; each block's statistics are merged on the way
-    + min(n/T τ(L/M), 0.2 s)/2                 a task that waits behind another while a thread has none
+    f τ(L/M) + (g − f) τ(⌈e/M⌉)                the rows; each block's statistics are merged on the way
+    + min(h τ(L/M), 0.2 s)/2                   a last task, of h rows, that waits while a thread has none
     + p + w W + o (T + merges)                 overhead of the scheduler: a pass, its workers, its tasks
-    + ⌈log₈ T⌉ (7 m + 8 S/ν)                   the tree after the last task: merging, fetching
+    + Σ ((a − 1) m + a S/ν)                    the tree after the last task: merging a nodes, fetching them
     + (W P + T D + S)/ν + M-step               parameters and tasks out, statistics back, at the driver
 
 with m seconds per merge, S bytes of statistics, P of parameters, D of a task's description, and ν bytes per
@@ -30,7 +31,9 @@ time although part of them overlaps it: more workers pay until w W + o T, which 
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from streamem.estimators.resident import (
@@ -41,8 +44,8 @@ from streamem.estimators.resident import (
     SMALLEST_SAMPLE,
 )
 from streamem.estimators.rows import KEPT_SHARE
-from streamem.reduce import FAN_IN, partition_size
-from streamem.scheduling import partitions
+from streamem.scheduling import cut_for
+from streamem.tree import Node, height, merge_in_groups
 
 __all__ = ["Layout", "Measured", "Prediction", "kept_share", "predict", "row_seconds"]
 
@@ -174,12 +177,11 @@ class Layout:
         taken = HOUSEKEEPING_CORES * self.n_workers / self.n_machines if self.distributed else 0.0
         return max(self.n_cores - taken, self.n_cores / 2)
 
-    def partition_blocks(self, measured: Measured) -> int:
-        """Return how many blocks a task of a pass works through, as `streamem.reduce` has it."""
+    def cut(self, measured: Measured) -> list[range]:
+        """Return the blocks of each task of a pass, as `streamem.reduce` has them."""
         scheduler = "distributed" if self.distributed else "threads"
         n_bytes = measured.n_samples * measured.row_bytes
-        wanted = partitions(scheduler, self.n_workers * self.n_threads, n_bytes)
-        return partition_size(measured.n_blocks, wanted)
+        return cut_for(scheduler, self.n_workers * self.n_threads, measured.n_blocks, n_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,34 +245,34 @@ class Prediction:
 def predict(measured: Measured, layout: Layout) -> Prediction:
     """Return what a fit would take: see the module's docstring."""
     m, where = measured, layout
-    size = where.partition_blocks(m)
-    n_tasks = -(-m.n_blocks // size)
-    depth, merges = _tree_tasks(n_tasks)
+    runs = where.cut(m)
     candidates = m.n_candidates
     reading = 1.0 - kept_share(m, where)
     per_merge = m.merge_seconds * candidates
-    rows, limit = _rows_seconds(m, where, n_tasks, reading, m.compute_seconds * candidates, per_merge)
-    first, _ = _rows_seconds(m, where, n_tasks, 1.0, m.sampling_seconds, 0.0)
-    overhead = where.pass_seconds + where.task_seconds * (n_tasks + merges)
+    rows, limit = _rows_seconds(m, where, runs, reading, m.compute_seconds * candidates, per_merge)
+    first, _ = _rows_seconds(m, where, runs, 1.0, m.sampling_seconds, 0.0)
     sample_bytes = m.resident_rows * (m.row_bytes + 24)
     statistics = m.statistics_bytes * candidates
+    fetch = statistics / where.network if where.distributed else 0.0
+    tree = _tree(runs, per_merge, fetch)
+    n_tasks, merges = len(runs), tree.merges
+    overhead = where.pass_seconds + where.task_seconds * (n_tasks + merges)
     sent = crossing = 0
-    tail, driver = depth * (FAN_IN - 1) * per_merge, m.m_step_seconds
+    driver = m.m_step_seconds
     if where.distributed:
-        tasks = n_tasks * (m.task_bytes + (size - 1) * m.further_block_bytes)
+        tasks = n_tasks * m.task_bytes + (m.n_blocks - n_tasks) * m.further_block_bytes
         sent = int(where.n_workers * m.parameter_bytes * candidates + tasks)
         moved = (n_tasks + merges - 1) * (1 - 1 / where.n_workers)  # the others are where they are wanted
         crossing = int(statistics * (moved + 1))
-        tail += depth * FAN_IN * statistics / where.network
         driver += (sent + statistics) / where.network
         first += 2 * sample_bytes / where.network
     fewest, usual, most = PASSES[m.method]
-    pass_seconds = rows + overhead + tail + driver
+    pass_seconds = rows + overhead + tree.seconds + driver
     on_sample = _sample_seconds(m, where, usual)
     total = first + overhead + usual * pass_seconds
     hours = (total + on_sample) / 3600
-    held = statistics * (2 + int(math.log2(size)))
-    driver_bytes = 2 * sample_bytes + statistics * (1 + depth) + BLOCK_OBJECT_BYTES * m.n_blocks
+    held = statistics * (2 + height(runs[0]))
+    driver_bytes = 2 * sample_bytes + statistics * (1 + tree.depth) + BLOCK_OBJECT_BYTES * m.n_blocks
     memory: float = where.n_threads * (2 * m.block_bytes + held)
     if not where.distributed:
         memory += driver_bytes + (1 - reading) * m.n_samples * m.row_bytes
@@ -280,14 +282,14 @@ def predict(measured: Measured, layout: Layout) -> Prediction:
         n_samples=m.n_samples,
         n_blocks=m.n_blocks,
         n_tasks=n_tasks,
-        tree_depth=depth,
+        tree_depth=tree.depth,
         memory_bytes=int(memory),
         driver_bytes=int(driver_bytes),
         sampling_seconds=first + overhead,
         pass_seconds=pass_seconds,
         rows_seconds=rows,
         overhead_seconds=overhead,
-        merge_seconds=tail,
+        merge_seconds=tree.seconds,
         driver_seconds=driver,
         limit=limit,
         read_bytes=int(reading * m.n_samples * m.stored_row_bytes),
@@ -302,13 +304,30 @@ def predict(measured: Measured, layout: Layout) -> Prediction:
     )
 
 
-def _tree_tasks(n_tasks: int) -> tuple[int, int]:
-    """Return the levels of merge tasks above the partitions, and how many tasks they are."""
-    depth = merges = 0
-    while n_tasks > 1:
-        depth, merges = depth + 1, merges + n_tasks // FAN_IN + (n_tasks % FAN_IN > 1)
-        n_tasks = -(-n_tasks // FAN_IN)
-    return depth, merges
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """A node of the tree of tasks."""
+
+    merges: int = 0
+    """Tasks that merge, this one and those below it."""
+    depth: int = 0
+    """Levels of them."""
+    seconds: float = 0.0
+    """From the end of the last partition to the end of this one."""
+
+
+def _tree(runs: Sequence[range], per_merge: float, fetch: float) -> _Tree:
+    """Return the root over runs that all end at the same time."""
+
+    def merge(nodes: Sequence[Node[_Tree]]) -> _Tree:
+        below = [node for _, node in nodes]
+        return _Tree(
+            1 + sum(node.merges for node in below),
+            1 + max(node.depth for node in below),
+            max(node.seconds for node in below) + (len(below) - 1) * per_merge + len(below) * fetch,
+        )
+
+    return merge_in_groups([(run, _Tree()) for run in runs], merge)
 
 
 def kept_share(m: Measured, where: Layout) -> float:
@@ -319,20 +338,33 @@ def kept_share(m: Measured, where: Layout) -> float:
 
 
 def _rows_seconds(
-    m: Measured, where: Layout, n_tasks: int, reading: float, compute: float, per_merge: float
+    m: Measured, where: Layout, runs: Sequence[range], reading: float, compute: float, per_merge: float
 ) -> tuple[float, str]:
     """Return the time that the rows take in one pass, and what bounds it."""
-    lanes, machines = where.n_workers * where.n_threads, min(where.n_machines, n_tasks)
-    rounds, rest = divmod(n_tasks, lanes)
+    lanes, machines = where.n_workers * where.n_threads, min(where.n_machines, len(runs))
+    blocks, rows = _shares(runs, lanes), m.n_samples / m.n_blocks
     compute += per_merge / m.block_rows
     full, limit = row_seconds(m, where, lanes / where.n_machines, machines, reading, compute)
-    last, limit_of_last, rows = 0.0, limit, m.n_samples / n_tasks
-    if rest:
-        busy = math.ceil(rest / where.n_machines)
-        last, limit_of_last = row_seconds(m, where, busy, machines, reading, compute)
-    waits = where.distributed and n_tasks > lanes > 1
-    waiting = min(rows * full, STEAL_SECONDS) / 2 if waits else 0.0
-    return rows * (rounds * full + last) + waiting, limit if rounds else limit_of_last
+    busy = math.ceil(blocks.count(max(blocks)) / where.n_machines)
+    last, limit_of_last = row_seconds(m, where, busy, machines, reading, compute)
+    waits = where.distributed and len(runs) > lanes > 1
+    waiting = min(len(runs[-1]) * rows * full, STEAL_SECONDS) / 2 if waits else 0.0
+    seconds = rows * (min(blocks) * full + (max(blocks) - min(blocks)) * last) + waiting
+    return seconds, limit if min(blocks) else limit_of_last
+
+
+def _shares(runs: Sequence[range], n_threads: int) -> list[int]:
+    """Return the blocks of each thread, where a run goes to whoever has the fewest.
+
+    Examples
+    --------
+    >>> _shares([range(4), range(4, 6), range(6, 7), range(7, 8)], 2)
+    [4, 4]
+    """
+    blocks = [0] * n_threads
+    for run in runs:
+        heapq.heapreplace(blocks, blocks[0] + len(run))
+    return blocks
 
 
 def row_seconds(
