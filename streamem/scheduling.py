@@ -40,6 +40,7 @@ PARTITIONS_PER_WORKER = {
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
 FEWEST_PER_WORKER, PARTITION_BYTES = 4, 1 << 23  # where the rows are few, so that tasks are worth it
+ALONE_BYTES = 1 << 19  # fewer take less time than a graph, which costs 3 ms
 LARGE_RUNS_PER_THREAD = 2  # on a cluster, at least: a task costs 2 ms, and small ones follow
 
 
@@ -153,13 +154,15 @@ def cut_for(scheduler: str, n_workers: int, n_blocks: int, n_bytes: float) -> li
 
     Examples
     --------
-    >>> [len(cut_for("threads", 2, 1000, n_bytes)) for n_bytes in (1e6, 1e8, 1e9)]
-    [16, 16, 125]
+    >>> [len(cut_for("threads", 2, 1000, n_bytes)) for n_bytes in (1e5, 1e6, 1e8, 1e9)]
+    [1, 16, 16, 125]
     >>> len(cut_for("distributed", 2, 1000, 1e9))
     16
     """
     if scheduler not in LOCAL_SCHEDULERS:
         return cut(n_blocks, n_workers * LARGE_RUNS_PER_THREAD, n_workers)
+    if scheduler != "processes" and n_bytes < ALONE_BYTES:
+        return [range(n_blocks)]
     worthwhile = max(n_workers * FEWEST_PER_WORKER, int(n_bytes / PARTITION_BYTES))
     return cut(n_blocks, min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile))
 

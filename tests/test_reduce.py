@@ -52,7 +52,7 @@ class FakeBlock:
 @dataclasses.dataclass(frozen=True)
 class FakeSource:
     n_blocks: int
-    n_features: int = 1
+    n_features: int = 1 << 20  # as the number of tasks goes by bytes
     dtype: type = float
     block_bytes: int = 24
     name: str = "fake"
@@ -140,6 +140,17 @@ def test_memory_limit__that_cannot_be_met_is_refused_with_the_numbers():
 def test_scheduler__of_unknown_name_is_refused():
     with pytest.raises(InputError, match="got 'thread'"):
         open_local(scheduler="thread")
+
+
+def test_few_bytes__are_worked_through_without_a_graph():
+    """On this thread, where all of them take less time than sharing them out."""
+    n_tasks = []
+    for n_features in (1, 1 << 20):
+        with Callback(posttask=lambda *task: n_tasks.append(n_features)):  # noqa: B023
+            source = FakeSource(40, n_features)
+            stats = reduce.map_reduce(trace, source, reduce.Scheduler("threads", 2)).stats
+        assert stats.text == naive.tree([str(i) for i in range(40)])
+    assert 1 not in n_tasks and n_tasks.count(1 << 20) > 4
 
 
 def test_computing__leaves_dask_as_it_was():
