@@ -1,13 +1,16 @@
 """Results in a new zarr array behind a URL, where nothing can be renamed.
 
 Workers write chunks first. They are no array yet: what makes them one, the metadata, is put by `commit`, last
-and in one piece. So a reader finds all results or no array, whenever it looks.
+and in one piece. So a reader finds all results or no array, whenever it looks. Where there is an array to be
+replaced, its chunks and the new ones have different separators in their names: it stays what it is until its
+metadata is overwritten, and only then are its chunks removed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,8 +25,11 @@ from streamem.sinks.zarr_sinks import ZarrWriter, create_array
 
 __all__ = ["open_remote"]
 
+logger = logging.getLogger("streamem")
+
 METADATA = "zarr.json"
 ARRAYS = (METADATA, ".zarray")
+SEPARATORS = ("/", ".")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +55,12 @@ class _Place:
         """Return whether there is such an object, or anything at all."""
         return bool(self.do("looked at", self.filesystem.exists, f"{self.root}/{name}".rstrip("/")))
 
+    def metadata(self) -> bytes | None:
+        """Return what makes an array of version 3 of what is there, if anything."""
+        if not self.holds(METADATA):
+            return None
+        return bytes(self.do("looked at", self.filesystem.cat_file, f"{self.root}/{METADATA}"))
+
     def remove(self) -> None:
         """Remove all objects, the metadata first: without it there is no array."""
         for name in ARRAYS:
@@ -57,15 +69,30 @@ class _Place:
         if self.holds():
             self.do("removed", self.filesystem.rm, self.root, recursive=True)
 
+    def remove_those(self, which: Callable[[str], bool]) -> None:
+        """Remove objects by their names."""
+        found = self.do("looked at", self.filesystem.find, self.root) if self.holds() else []
+        start = len(self.root.strip("/")) + 1
+        paths = [path for path in found if which(path.strip("/")[start:])]
+        if paths:
+            self.do("removed", self.filesystem.rm, paths)
+
 
 class RemoteSink(Sink):
     """Chunks behind a URL that are to become a zarr array."""
 
     def __init__(
-        self, place: _Place, metadata: bytes, writer: ZarrWriter, chunk_rows: int, options: dict[str, Any]
+        self,
+        place: _Place,
+        metadata: bytes,
+        separator: str,
+        writer: ZarrWriter,
+        chunk_rows: int,
+        options: dict[str, Any],
     ) -> None:
         super().__init__(chunk_rows)
-        self._place, self._metadata, self._zarr, self._options = place, metadata, writer, options
+        self._place, self._metadata, self._separator = place, metadata, separator
+        self._zarr, self._options = writer, options
 
     def _writer(self) -> ZarrWriter:
         return self._zarr
@@ -73,10 +100,17 @@ class RemoteSink(Sink):
     def _commit(self) -> Any:
         place = self._place
         place.do("written", place.filesystem.pipe_file, f"{place.root}/{METADATA}", self._metadata)
+        try:
+            place.remove_those(lambda name: name != METADATA and not _is_chunk(name, self._separator))
+        except SourceError as error:
+            logger.warning("%s (The array there is complete; of one before it, chunks are left.)", error)
         return zarr.open_array(place.url, mode="r", storage_options=self._options)
 
     def _discard(self) -> None:
-        self._place.remove()
+        if self._place.metadata() in (None, self._metadata):
+            self._place.remove()
+        else:
+            self._place.remove_those(lambda name: _is_chunk(name, self._separator))
 
 
 def open_remote(
@@ -98,14 +132,14 @@ def open_remote(
     """
     options = dict(storage_options or {})
     place = _open(url, options)
-    _make_way(place, overwrite)
+    separator = _free_separator(place, overwrite)
     staged: dict[str, Any] = {}
-    create_array(MemoryStore(staged), shape, dtype, chunk_rows)
+    create_array(MemoryStore(staged), shape, dtype, chunk_rows, separator)
     metadata = staged[METADATA].to_bytes()
     store = FsspecStore.from_url(url, storage_options=options)
     array = zarr.Array.from_dict(StorePath(store), json.loads(metadata))
     writer = ZarrWriter(url, array.with_config({"write_empty_chunks": True}))
-    return RemoteSink(place, metadata, writer, chunk_rows, options)
+    return RemoteSink(place, metadata, separator, writer, chunk_rows, options)
 
 
 def _open(url: str, options: Mapping[str, Any]) -> _Place:
@@ -125,10 +159,10 @@ def _open(url: str, options: Mapping[str, Any]) -> _Place:
     return _Place(url, filesystem, root.rstrip("/"))
 
 
-def _make_way(place: _Place, overwrite: bool) -> None:
-    """Refuse what is there, or remove it."""
+def _free_separator(place: _Place, overwrite: bool) -> str:
+    """Return what no chunk there has in its name; refuse what is there unless it may be replaced."""
     if not place.holds():
-        return
+        return SEPARATORS[0]
     if not overwrite:
         raise InputError(
             f"{place.url}: exists already. Pass overwrite=True to replace it, or choose another name."
@@ -137,4 +171,20 @@ def _make_way(place: _Place, overwrite: bool) -> None:
         raise InputError(
             f"{place.url}: is not a zarr array, and will not be replaced by one. Choose another name."
         )
-    place.remove()
+    metadata = place.metadata()
+    taken = None if metadata is None else _separator(json.loads(metadata))
+    separator = next(free for free in SEPARATORS if free != taken)
+    place.remove_those(lambda name: _is_chunk(name, separator))  # of a run that was killed
+    return separator
+
+
+def _separator(metadata: Mapping[str, Any]) -> str | None:
+    """Return the separator in the names of an array's chunks, as far as they begin like ours."""
+    encoding = metadata.get("chunk_key_encoding", {})
+    if encoding.get("name") != "default":
+        return None
+    return str(encoding.get("configuration", {}).get("separator", SEPARATORS[0]))
+
+
+def _is_chunk(name: str, separator: str) -> bool:
+    return name.startswith(f"c{separator}")

@@ -95,14 +95,17 @@ def open_zarr(
     return ZarrSink(path, hidden, ZarrWriter(path, array), chunk_rows, overwrite)
 
 
-def create_array(store: Any, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int) -> Any:
-    """Return a new array of results."""
+def create_array(
+    store: Any, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int, separator: Any = "/"
+) -> Any:
+    """Return a new array of results; the separator is the one in the names of its chunks."""
     return zarr.create_array(
         store,
         shape=shape,
         chunks=tuple(max(1, n) for n in (min(chunk_rows, shape[0]), *shape[1:])),
         dtype=dtype,
         zarr_format=3,
+        chunk_key_encoding={"name": "default", "separator": separator},
         config={"write_empty_chunks": True},
     )
 

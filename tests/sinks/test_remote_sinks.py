@@ -77,12 +77,55 @@ def test_array_that_is_there__is_refused_or_replaced(url: str) -> None:
     np.testing.assert_array_equal(write(url, VALUES + 1, overwrite=True)[:], VALUES + 1)
 
 
-def test_array_that_is_replaced__is_never_there_in_part(url: str) -> None:
+def test_array_that_is_replaced__is_there_until_the_new_one_is(url: str) -> None:
+    """Whoever looks finds the old results or the new ones, and of neither a part."""
+    for generation in range(3):
+        write(url, VALUES + generation, overwrite=True)
+        before = names(url)
+        with open_at(url, overwrite=True) as sink:
+            for start in range(0, 1000, sink.chunk_rows):
+                sink.write(start, -VALUES[start : start + sink.chunk_rows])
+                np.testing.assert_array_equal(zarr.open_array(url, mode="r")[:], VALUES + generation)
+            if generation == 1:
+                sink.commit()
+        expected = -VALUES if generation == 1 else VALUES + generation
+        np.testing.assert_array_equal(zarr.open_array(url, mode="r")[:], expected)
+        assert (names(url) == before) == (generation != 1)
+        assert len({name.partition(".")[0] for name in names(url)}) == 2  # metadata, and one kind of chunks
+
+
+def test_chunks_of_a_run_that_was_killed__do_no_harm(url: str) -> None:
     write(url)
+    filesystem, root = fsspec.core.url_to_fs(url)
+    filesystem.pipe_file(f"{root}/c.0", b"torn")
+    filesystem.pipe_file(f"{root}/c.999", b"torn")
+    np.testing.assert_array_equal(write(url, VALUES + 1, overwrite=True)[:], VALUES + 1)
+    assert "c.999" not in names(url)
+
+
+@pytest.mark.parametrize("settings", [{"zarr_format": 2}, {"chunk_key_encoding": {"name": "v2"}}])
+def test_arrays_of_another_kind__are_replaced_too(url: str, settings: Any) -> None:
+    zarr.create_array(url, shape=(7, 3), chunks=(2, 2), dtype="f4", **settings)[:] = 1.0
+    np.testing.assert_array_equal(write(url, VALUES + 1, overwrite=True)[:], VALUES + 1)
+    assert names(url) == ["c", "zarr.json"]
+
+
+def test_what_cannot_be_removed_of_an_array__does_not_fail_the_new_one(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(url)
+    filesystem, _ = fsspec.core.url_to_fs(url)
+
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError("may not delete")
+
     with open_at(url, overwrite=True) as sink:
-        assert names(url) == []
-        sink.write(0, VALUES[: sink.chunk_rows])
-        assert names(url) == ["c"]
+        for start in range(0, 1000, sink.chunk_rows):
+            sink.write(start, VALUES[start : start + sink.chunk_rows] + 1)
+        monkeypatch.setattr(type(filesystem), "rm", denied)
+        sink.commit()
+    np.testing.assert_array_equal(zarr.open_array(url, mode="r")[:], VALUES + 1)
+    assert "may not delete" in caplog.text and "The array there is complete" in caplog.text
 
 
 def test_something_else__is_never_replaced(url: str) -> None:
