@@ -27,8 +27,7 @@ __all__ = ["open_remote"]
 
 logger = logging.getLogger("streamem")
 
-METADATA = "zarr.json"
-ARRAYS = (METADATA, ".zarray")
+METADATA, V2_METADATA = "zarr.json", ".zarray"
 SEPARATORS = ("/", ".")
 
 
@@ -63,7 +62,7 @@ class _Place:
 
     def remove(self) -> None:
         """Remove all objects, the metadata first: without it there is no array."""
-        for name in ARRAYS:
+        for name in (METADATA, V2_METADATA):
             if self.holds(name):
                 self.do("removed", self.filesystem.rm_file, f"{self.root}/{name}")
         if self.holds():
@@ -167,13 +166,13 @@ def _free_separator(place: _Place, overwrite: bool) -> str:
         raise InputError(
             f"{place.url}: exists already. Pass overwrite=True to replace it, or choose another name."
         )
-    if not any(map(place.holds, ARRAYS)):
+    metadata = place.metadata()
+    described = {} if metadata is None else json.loads(metadata)
+    if described.get("node_type") != "array" and not place.holds(V2_METADATA):
         raise InputError(
             f"{place.url}: is not a zarr array, and will not be replaced by one. Choose another name."
         )
-    metadata = place.metadata()
-    taken = None if metadata is None else _separator(json.loads(metadata))
-    separator = next(free for free in SEPARATORS if free != taken)
+    separator = next(free for free in SEPARATORS if free != _separator(described))
     place.remove_those(lambda name: _is_chunk(name, separator))  # of a run that was killed
     return separator
 

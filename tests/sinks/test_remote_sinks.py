@@ -136,6 +136,14 @@ def test_something_else__is_never_replaced(url: str) -> None:
     assert names(url) == ["notes.txt"]
 
 
+def test_group__which_may_hold_much_else_is_never_replaced(url: str) -> None:
+    group = zarr.open_group(url, mode="w")
+    group.create_array("mine", shape=(3,), dtype="f8")[:] = 2.0
+    with pytest.raises(InputError, match="is not a zarr array"):
+        open_at(url, overwrite=True)
+    assert zarr.open_group(url, mode="r")["mine"][0] == 2.0
+
+
 @pytest.mark.parametrize(
     "place, error, message",
     [
