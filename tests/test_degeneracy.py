@@ -7,6 +7,7 @@ import pytest
 
 import streamem as sem
 from streamem.models.covariance import COVARIANCES
+from streamem.models.degenerate import splits
 
 from .strategies import clusters
 
@@ -139,3 +140,15 @@ def test_several_fits__share_passes_as_if_alone(choice):
         assert row.model.lower_bound_ == alone.lower_bound_
         assert row.bic == alone.bic()
     fit(choice, n_init=2, acceleration="none")
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_splits__are_whitened_by_the_inverse_of_their_factors(covariance_type):
+    x, _ = clusters(n=200, k=3, d=3)
+    gm = sem.GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(x)
+    places = list(splits(gm.params_, 1, np.ones(3)))
+    assert places
+    for place in places:
+        np.testing.assert_allclose(
+            place.whitening, place.shape.invert(place.cholesky), rtol=1e-12, atol=1e-15
+        )

@@ -170,18 +170,40 @@ def test_one_hot_and_integer_columns__are_fitted(covariance_type):
     fit(RNG.integers(0, 2, size=(500, 4)).astype(bool), 2, covariance_type)
 
 
+def survey(questions, answers):
+    """Answers to some questions, with so many in all, asked of 1,477: one-hot rows of six kinds."""
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(answers - 2 * questions, np.full(questions, 1 / questions)) + 2
+    kind = rng.integers(6, size=1477)
+    chances = [rng.dirichlet(np.full(count, 0.1), size=6) for count in counts]
+    columns = [np.array([rng.choice(len(p[0]), p=p[k]) for k in kind]) for p in chances]
+    return np.concatenate([np.eye(n)[column] for n, column in zip(counts, columns, strict=True)], axis=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("covariance_type", ["tied", "diag", "spherical"])
 def test_five_hundred_components__on_one_hot_rows_stay_finite(covariance_type):
-    """Forty questions with 284 answers in all, asked of 1,477: more components than rows that differ much."""
-    rng = np.random.default_rng(0)
-    answers = rng.multinomial(284 - 80, np.full(40, 1 / 40)) + 2
-    kind = rng.integers(6, size=1477)
-    chances = [rng.dirichlet(np.full(count, 0.1), size=6) for count in answers]
-    columns = [np.array([rng.choice(len(p[0]), p=p[k]) for k in kind]) for p in chances]
-    x = np.concatenate([np.eye(n)[column] for n, column in zip(answers, columns, strict=True)], axis=1)
+    """More components than rows that differ much."""
+    x = survey(40, 284)
     assert x.shape == (1477, 284)
     fit(x, 500, covariance_type, max_iter=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_degenerate", ["freeze", "drop"])
+def test_five_hundred_full_covariances__on_one_hot_rows_never_fall(on_degenerate):
+    """Starting at rows, many of them alike, and one far away; a quarter of the columns, to save time."""
+    x = survey(10, 71)
+    start = x[np.random.default_rng(1).choice(len(x), 500, replace=False)]
+    start[7] = 40.0
+    gm = fit(x, 500, means_init=start, on_degenerate=on_degenerate, acceleration="none", max_iter=3)
+    objectives = np.array([entry.objective for entry in gm.result_.history])
+    assert np.all(np.diff(objectives) > -1e-12 * np.abs(objectives[1:]))
+    found = {(event.kind, event.component) for entry in gm.result_.history for event in entry.events}
+    assert ("empty-component", 7) in found
+    dropped = sum(kind == "dropped-component" for kind, _ in found)
+    assert (dropped > 0) == (on_degenerate == "drop")
+    assert len(gm.weights_) == 500 - dropped
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

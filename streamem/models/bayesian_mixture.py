@@ -284,7 +284,7 @@ class BayesianGaussianMixtureModel:
             - 0.5 * d * (LOG_2PI + 1 / precision)
         )
         if self.reg_covar == "auto":
-            log_const -= 0.5 * shape.trace(shape.gram(shape.compose(whitening, self.prior.floor)), k, d)
+            log_const -= 0.5 * shape.whitened_trace(whitening, self.prior.floor, k, d)
         return BayesianGaussianMixtureParams(
             self.covariance_type,
             of_weights.weights(concentration),

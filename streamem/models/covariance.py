@@ -138,6 +138,14 @@ class Covariance(Protocol):
         """Return F Fᵀ in natural shape: L I Lᵀ without the identity."""
         ...
 
+    def whitened(self, whitening: Array, factor: Array) -> Array:
+        """Return A F Fᵀ Aᵀ in natural shape, F in it too or the same for all components."""
+        ...
+
+    def whitened_trace(self, whitening: Array, factor: Array, k: int, d: int) -> Array:
+        """Return the trace of that for each component, (k,)."""
+        ...
+
     def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
         """Return the prior of rows with this covariance (d, d), mean (d,) and these constant columns (d,)."""
         ...
@@ -226,6 +234,12 @@ class _Own:
     def from_kernels(self, second: Array, d: int) -> Array:
         return second
 
+    def whitened(self: Any, whitening: Array, factor: Array) -> Array:
+        return np.asarray(self.gram(self.compose(whitening, factor)))
+
+    def whitened_trace(self: Any, whitening: Array, factor: Array, k: int, d: int) -> Array:
+        return np.asarray(self.trace(self.whitened(whitening, factor), k, d))
+
 
 class _Full(_Own):
     family: Any = FullGaussian
@@ -296,6 +310,17 @@ class _Full(_Own):
 
     def gram(self, factor: Array) -> Array:
         return np.asarray(factor @ np.swapaxes(factor, -1, -2))
+
+    def _product(self, whitening: Array, factor: Array) -> Array:
+        """Return A F without columns of zeros: a floor has few others, or none, and products are O(k d³)."""
+        return self.compose(whitening, factor[..., np.any(factor.reshape(-1, factor.shape[-1]), axis=0)])
+
+    def whitened(self, whitening: Array, factor: Array) -> Array:
+        return self.gram(self._product(whitening, factor))
+
+    def whitened_trace(self, whitening: Array, factor: Array, k: int, d: int) -> Array:
+        product = self._product(whitening, factor)
+        return np.broadcast_to(np.einsum("...ij,...ij->...", product, product), (k,))
 
     def prior(self, covariance: Array, mean: Array, constant: NDArray[np.bool_]) -> CovariancePrior:
         return _matrix_prior(covariance, mean, constant)

@@ -32,7 +32,7 @@ def too_thin(params: GaussianMixtureParams) -> NDArray[np.bool_]:
     k = len(params.weights)
     deviations = params.cholesky
     if params.shape.matrices:
-        deviations = np.sqrt((deviations**2).sum(axis=-1))
+        deviations = np.sqrt(np.einsum("...ij,...ij->...i", deviations, deviations))
     elif params.shape.spherical:
         deviations = deviations[..., None]
     thin = np.any(~(deviations >= EPS * np.abs(params.means)), axis=-1)
@@ -83,11 +83,11 @@ def splits(params: GaussianMixtureParams, empty: int, units: Array) -> Iterator[
             weights, means = params.weights.copy(), params.means.copy()
             weights[[other, empty]] = (weights[other] + weights[empty]) / 2
             means[empty], means[other] = means[other] + step, means[other] - step
-            factor = params.cholesky
+            factor, whitening = params.cholesky, params.whitening
             if not params.shape.shared:
-                factor = factor.copy()
+                factor, whitening = factor.copy(), whitening.copy()
                 factor[[other, empty]] = cholesky
-            whitening = params.shape.invert(factor)
+                whitening[[other, empty]] = params.shape.invert(factor[[other]])
             yield replace(params, weights=weights, means=means, cholesky=factor, whitening=whitening)
 
 

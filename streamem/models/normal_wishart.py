@@ -72,9 +72,7 @@ class NormalWishart:
             moved = shape.apply(reference.whitening, means - reference.means)
             about = shape.cross(n[:, None] * (delta - moved), delta - moved)
             about = about + self.precision * shape.cross(away + moved, away + moved)
-        prior, floor = (
-            shape.gram(shape.compose(reference.whitening, factor)) for factor in (self.scale, self.floor)
-        )
+        prior, floor = (shape.whitened(reference.whitening, factor) for factor in (self.scale, self.floor))
         centred = stats.sum_wyy - shape.cross(n[:, None] * delta, delta)
         if np.any(self.null):  # along these, rows have no variance, and missing values none either
             along = shape.compose(shape.compose(reference.whitening, self.null), reference.cholesky)
@@ -100,7 +98,7 @@ class NormalWishart:
         away = shape.apply(whitening, means - self.mean)
         of_means = d * (ratio - 1 - np.log(ratio)) + self.precision * (away**2).sum(axis=-1)
         degrees = np.broadcast_to(degrees, (k,))
-        trace = shape.trace(shape.gram(shape.compose(whitening, self.scale)), k, d)
+        trace = shape.whitened_trace(whitening, self.scale, k, d)
         log_det = shape.log_det(self.scale, k, d) - shape.log_det(cholesky, k, d) - d * np.log(degrees)
         of_precisions = (
             trace
@@ -131,8 +129,7 @@ class ConjugatePrior(NormalWishart):
         """Return the log-prior in nats, up to a constant; n (k,) are the rows that the floor is given to."""
         (k, d), shape = params.means.shape, params.shape
         pull, floor = (
-            shape.trace(shape.gram(shape.compose(params.whitening, factor)), k, d)
-            for factor in (self.scale, self.floor)
+            shape.whitened_trace(params.whitening, factor, k, d) for factor in (self.scale, self.floor)
         )
         away = shape.apply(params.whitening, params.means - self.mean)
         of_components = pull + self.degrees * shape.log_det(params.cholesky, k, d)

@@ -149,3 +149,20 @@ def test_prior__for_other_columns_is_refused(prior, message):
     summary = Summarize(0, 1)(Rows(clusters()[0], None, 0))
     with pytest.raises(InputError, match=message):
         GaussianMixtureModel(2, conjugate=prior).informed_by(summary)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize("covariance_type, own", [("full", False), ("full", True), ("tied", False)])
+def test_factors__with_columns_of_zeros_are_whitened_as_others(covariance_type, own, columns):
+    """A floor has as many other columns as there are directions without variance."""
+    rng, shape = np.random.default_rng(0), COVARIANCES[covariance_type]
+    whitening = np.tril(rng.normal(size=shape.shape(3, 3)))
+    factor = rng.normal(size=(3, 3, 3) if own else (3, 3)) * (rng.permutation(3) < columns)
+    if own:  # a column that only one component lacks stays
+        factor[0, :, 0] = 0.0
+    factors = factor if own else [factor] * 3
+    products = [a @ f @ f.T @ a.T for a, f in zip(whitening.reshape(-1, 3, 3), factors, strict=False)]
+    found = shape.whitened(whitening, factor)
+    np.testing.assert_allclose(found.reshape(-1, 3, 3), products, rtol=1e-12, atol=1e-13)
+    traces = np.broadcast_to([np.trace(product) for product in products], 3)
+    np.testing.assert_allclose(shape.whitened_trace(whitening, factor, 3, 3), traces, rtol=1e-12)
