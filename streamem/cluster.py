@@ -103,7 +103,7 @@ def connect(address: str) -> Iterator[Any]:
             client.close(timeout=TICK_SECONDS)
 
 
-def check_workers(client: Any, source: Source) -> None:
+def check_workers(client: Any, source: Source | None = None) -> None:
     """Wait for a worker, then ask all of them whether they can do the work, before any of it is sent.
 
     Raises

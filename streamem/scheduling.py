@@ -30,6 +30,7 @@ __all__ = [
     "check_scheduler",
     "cut_for",
     "open_scheduler",
+    "require_workers",
     "threads_within",
 ]
 
@@ -174,6 +175,19 @@ def check_scheduler(scheduler: Any) -> None:
             f"scheduler: expected one of {', '.join(LOCAL_SCHEDULERS)}, or an address such as "
             f"'tcp://host:8786', got {scheduler!r}. Pass one of these, or client=."
         )
+
+
+def require_workers(scheduler: str | None) -> None:
+    """Refuse an address where no scheduler answers, or whose workers are not like this process.
+
+    Raises
+    ------
+    ClusterError
+        See `streamem.cluster.connect` and `check_workers`.
+    """
+    if scheduler is not None and scheduler not in LOCAL_SCHEDULERS:
+        with cluster.connect(scheduler) as client:
+            cluster.check_workers(client)
 
 
 def threads_within(memory_limit: int | None, n_threads: int, block_bytes: int) -> int:

@@ -96,10 +96,10 @@ def _facts(p: Any) -> dict[str, str]:
         "statistics per pass": format_bytes(p.statistics_bytes),
         "passes, estimated": f"{p.n_passes} ({p.fewest_passes} to {p.most_passes})",
         "work on the sample, at most": _duration(p.sample_seconds),
-        "total, estimated": _duration(p.total_seconds),
+        "total with that, estimated": _duration(p.total_seconds),
     }
     if p.cost is not None:
-        facts["cost, estimated"] = f"{p.cost:,.2f}"
+        facts["cost of that, estimated"] = f"{p.cost:,.2f}"
     return facts
 
 

@@ -233,9 +233,9 @@ class Prediction:
     sample_seconds: float
     """Work on the resident sample at the driver, at most: it ends early as a rule."""
     total_seconds: float
-    """Sampling pass and `n_passes`, without work on the sample."""
+    """Sampling pass, `n_passes`, and `sample_seconds`."""
     cost: float | None
-    """Of `total_seconds` and `sample_seconds`, of all machines."""
+    """Of `total_seconds` of all machines."""
 
     def of(self, n_samples: int) -> Prediction:
         """Return the prediction for another number of rows of the same shape."""
@@ -269,8 +269,7 @@ def predict(measured: Measured, layout: Layout) -> Prediction:
     fewest, usual, most = PASSES[m.method]
     pass_seconds = rows + overhead + tree.seconds + driver
     on_sample = _sample_seconds(m, where, usual)
-    total = first + overhead + usual * pass_seconds
-    hours = (total + on_sample) / 3600
+    total = first + overhead + usual * pass_seconds + on_sample
     held = statistics * (2 + height(runs[0]))
     driver_bytes = 2 * sample_bytes + statistics * (1 + tree.depth) + BLOCK_OBJECT_BYTES * m.n_blocks
     memory: float = where.n_threads * (2 * m.block_bytes + held)
@@ -300,7 +299,7 @@ def predict(measured: Measured, layout: Layout) -> Prediction:
         most_passes=most,
         sample_seconds=on_sample,
         total_seconds=total,
-        cost=None if where.price_per_hour is None else hours * where.n_machines * where.price_per_hour,
+        cost=None if where.price_per_hour is None else total / 3600 * where.n_machines * where.price_per_hour,
     )
 
 

@@ -1,5 +1,6 @@
 import json
 
+import dask
 import numpy as np
 import pytest
 
@@ -50,6 +51,14 @@ def test_demo__json_has_truth_result_and_resources(run_json):
     assert document["n_bytes"] == 6000 * 3 * 4
     assert document["memory_limit"] == 2**30
     assert document["data"] is None
+
+
+def test_demo__looks_for_the_cluster_before_it_writes(run, place):
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        result = run(*SMALL, "--keep", "--scheduler", "tcp://127.0.0.1:9")
+    assert result.exit_code == 7
+    assert "no scheduler answers" in result.stderr and "Writing" not in result.stderr
+    assert list(place.iterdir()) == []
 
 
 def test_demo__same_seed_same_result(run_json):

@@ -42,7 +42,9 @@ def test_text__is_a_table_with_the_estimates_named_so(run, floats):
         "20,000 rows",
         "1,000,000,000,000 rows",
         "passes, estimated",
-        "cost, estimated",
+        "work on the sample, at most",
+        "total with that, estimated",
+        "cost of that, estimated",
         "rule of thumb",
     ):
         assert words in result.stderr

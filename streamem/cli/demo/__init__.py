@@ -90,6 +90,9 @@ def run(settings: DemoSettings) -> DemoResult:
     import numpy as np
 
     from streamem.cli.demo import mixture
+    from streamem.scheduling import require_workers
+
+    require_workers(settings.scheduler)
 
     truth = mixture.draw_truth(settings.components, settings.columns, np.random.default_rng(settings.seed))
     with scratch(settings.directory, "streamem-demo-", settings.keep) as directory:
