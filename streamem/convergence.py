@@ -72,7 +72,12 @@ class PassRecord:
     bytes_read: int
     """Bytes of decoded rows and weights that the pass went through."""
     read_seconds: float = 0.0
-    """Time spent reading, decoding and checking rows, summed over workers."""
+    """Time spent fetching what is stored, summed over workers: from disk, its cache, or the network.
+
+    Decoding, too, where both are one call: dask arrays, sharded arrays read by ``zarrs``, blocks of your own.
+    """
+    decode_seconds: float = 0.0
+    """Time spent decompressing, converting and checking rows, summed over workers."""
     compute_seconds: float = 0.0
     """Time spent in E-steps, summed over workers."""
     candidates: int = 1

@@ -278,6 +278,7 @@ def _record(
         seconds=seconds,
         bytes_read=rows.bytes_read,
         read_seconds=rows.read_seconds,
+        decode_seconds=rows.decode_seconds,
         compute_seconds=rows.compute_seconds,
         candidates=len(rows.stats),
         accepted=best.by if accepted else "none",

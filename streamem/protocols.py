@@ -54,6 +54,11 @@ class Rows:
 
     Only models with ``takes_labels = True`` are given any.
     """
+    decode_seconds: float = 0.0
+    """Seconds of their load that went into decompressing, converting and checking, not into fetching bytes.
+
+    Left at 0, all of the load counts as reading.
+    """
 
     @property
     def n_samples(self) -> int:
@@ -234,7 +239,9 @@ class Pass(Generic[S]):
     bytes_read: int = 0
     """Bytes of decoded rows and weights that were gone through."""
     read_seconds: float = 0.0
-    """Time spent reading, decoding and checking rows, summed over workers."""
+    """Time spent fetching what is stored, summed over workers."""
+    decode_seconds: float = 0.0
+    """Time spent decompressing, converting and checking rows, summed over workers."""
     compute_seconds: float = 0.0
     """Time spent in E-steps, summed over workers."""
 
@@ -244,6 +251,7 @@ class Pass(Generic[S]):
             self.stats.merge(other.stats),
             self.bytes_read + other.bytes_read,
             self.read_seconds + other.read_seconds,
+            self.decode_seconds + other.decode_seconds,
             self.compute_seconds + other.compute_seconds,
         )
 

@@ -192,7 +192,9 @@ def _leaf(run: _Run, block: Block, e_step: EStep[S]) -> Pass[S]:
     rows = run.load(block)
     loaded = time.perf_counter()
     stats = e_step(rows)
-    return Pass(stats, rows.n_bytes, loaded - began, time.perf_counter() - loaded)
+    compute_seconds = time.perf_counter() - loaded
+    read_seconds = loaded - began - rows.decode_seconds  # waiting for a store that failed is reading, too
+    return Pass(stats, rows.n_bytes, read_seconds, rows.decode_seconds, compute_seconds)
 
 
 def thread_buffer() -> Buffer:

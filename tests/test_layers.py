@@ -31,7 +31,7 @@ ALLOWED = {  # layer: (layers of ours, libraries)
         {"numpy", "dask"},
     ),
     "persistence": ({"protocols", "convergence", "errors"}, {"numpy", "fsspec"}),
-    "sources": ({"protocols", "errors"}, {"numpy", "zarr", "dask", "distributed"}),
+    "sources": ({"protocols", "errors"}, {"numpy", "zarr", "numcodecs", "dask", "distributed"}),
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr", "fsspec"}),
     "estimators": (
         BOTTOM

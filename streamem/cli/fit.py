@@ -260,6 +260,7 @@ def _pass(record: PassRecord) -> dict[str, object]:
         "seconds": record.seconds,
         "bytes_read": record.bytes_read,
         "read_seconds": record.read_seconds,
+        "decode_seconds": record.decode_seconds,
         "compute_seconds": record.compute_seconds,
         "candidates": record.candidates,
         "accepted": record.accepted,

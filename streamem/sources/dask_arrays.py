@@ -21,6 +21,7 @@ from dask.optimization import cull
 from numpy.typing import NDArray
 
 from streamem.errors import InputError, SourceError
+from streamem.sources.timing import Stopwatch
 
 __all__ = ["DaskArray", "from_dask"]
 
@@ -62,11 +63,12 @@ class DaskArray:
         rows = (grid[last] if last < len(grid) else self.shape[0]) - first
         return 2 * rows * math.prod(self.shape[1:]) * self.dtype.itemsize
 
-    def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
-        """Compute rows ``start:stop`` on this thread."""
+    def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
+        """Compute rows ``start:stop`` on this thread; what of that is reading only the graph knows."""
         part = self.portable(start, stop)
-        values = {key: self.futures[key].result() for key in part.needed}
-        return part.given(values).read(start, stop, out)
+        with fetching:
+            values = {key: self.futures[key].result() for key in part.needed}
+        return part.given(values).read(start, stop, out, fetching)
 
     def inputs(self, start: int, stop: int) -> tuple[Any, ...]:
         """Return the futures that these rows are made from."""
@@ -127,7 +129,7 @@ class DaskPart:
         """Unknown here; planned for the whole array."""
         return 0
 
-    def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Compute rows ``start:stop`` on this thread."""
         if len(self.values) < len(self.needed):
             raise SourceError(
@@ -137,7 +139,8 @@ class DaskPart:
         name, chunks, dtype = self.layout
         rows = dask.array.Array({**self.graph, **self.values}, name, chunks, dtype=dtype)
         rows = rows[start - self.first : stop - self.first]
-        return np.asarray(rows.compute(scheduler="synchronous"))
+        with fetching:
+            return np.asarray(rows.compute(scheduler="synchronous"))
 
     def portable(self, start: int, stop: int) -> DaskPart:
         """Return the handle itself: it holds no other rows."""

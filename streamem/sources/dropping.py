@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,10 +52,12 @@ class _DroppingBlock(WrappedBlock):
         rows = self.block.load(buffer)
         if rows.complete:
             return rows
+        began = time.perf_counter()
         kept = np.flatnonzero(~np.isnan(rows.x).any(axis=1))
         left = rows.some(kept)
         left_out = rows.n_left_out + rows.n_samples - left.n_samples
-        return replace(left, complete=True, n_left_out=left_out)
+        decode_seconds = rows.decode_seconds + time.perf_counter() - began
+        return replace(left, complete=True, n_left_out=left_out, decode_seconds=decode_seconds)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as what it is: rows must be dropped there too."""

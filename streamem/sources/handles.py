@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamem.sources.timing import Stopwatch
+
 __all__ = ["ArrayHandle"]
 
 
@@ -50,10 +52,11 @@ class ArrayHandle(Protocol):
         """Bytes that reading these rows needs at its peak, beyond ``out``."""
         ...
 
-    def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Return rows ``start:stop`` as stored, in ``out`` (same shape and dtype) if that spares a copy.
 
-        ``out`` is None only for arrays in memory.
+        ``out`` is None only for arrays in memory. The watch is running while stored bytes are fetched and not
+        while they are decoded; all the time where one cannot be told from the other.
         """
         ...
 

@@ -50,12 +50,14 @@ class _KeptBlock(WrappedBlock):
 
     def load(self, buffer: Buffer | None = None) -> Rows:
         rows = self.kept.get(self.index)
-        if rows is None:
-            loaded = self.block.load(buffer)
-            rows = self.kept[self.index] = replace(
-                loaded,
-                x=loaded.x.copy(),
-                weight=None if loaded.weight is None else loaded.weight.copy(),
-                label=None if loaded.label is None else loaded.label.copy(),
-            )
-        return rows
+        if rows is not None:
+            return rows
+        loaded = self.block.load(buffer)
+        rows = self.kept[self.index] = replace(
+            loaded,
+            x=loaded.x.copy(),
+            weight=None if loaded.weight is None else loaded.weight.copy(),
+            label=None if loaded.label is None else loaded.label.copy(),
+            decode_seconds=0.0,
+        )
+        return replace(rows, decode_seconds=loaded.decode_seconds)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.errors import InputError
+from streamem.sources.timing import Stopwatch
 
 __all__ = ["MemoryArray", "from_array_like"]
 
@@ -40,13 +41,16 @@ class MemoryArray:
         """Nothing is needed: the rows are there."""
         return 0
 
-    def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
-        """Return a view of rows ``start:stop``."""
+    def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
+        """Return a view of rows ``start:stop``: nothing is fetched."""
+        return self._view(start, stop)
+
+    def _view(self, start: int, stop: int) -> NDArray[Any]:
         return self.memory[start - self.first : stop - self.first]
 
     def portable(self, start: int, stop: int) -> MemoryArray:
         """Return a copy that holds only rows ``start:stop``."""
-        return MemoryArray(self.name, self.shape, np.ascontiguousarray(self.read(start, stop, None)), start)
+        return MemoryArray(self.name, self.shape, np.ascontiguousarray(self._view(start, stop)), start)
 
 
 def from_array_like(x: Any, name: str) -> MemoryArray:

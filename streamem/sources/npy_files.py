@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.errors import InputError, SourceError
+from streamem.sources.timing import Stopwatch
 
-__all__ = ["FileArray", "from_memmap", "from_npy"]
+__all__ = ["FileArray", "from_memmap", "from_npy", "read_fully"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,9 +52,13 @@ class FileArray:
         """Nothing is needed: rows are read in place."""
         return 0
 
-    def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
-        """Read rows ``start:stop`` into ``out``."""
+    def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
+        """Read rows ``start:stop`` into ``out``; that is all there is to do."""
         assert out is not None
+        with fetching:
+            return self._fetch(start, stop, out)
+
+    def _fetch(self, start: int, stop: int, out: NDArray[Any]) -> NDArray[Any]:
         if self.columns_first:
             rows = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
             np.copyto(out, rows[start:stop])
@@ -61,7 +66,7 @@ class FileArray:
         row_bytes = out.strides[0]
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.offset + start * row_bytes)
-            _read_fully(file, out)
+            read_fully(file, out)
         return out
 
     def require_visible(self) -> None:
@@ -119,7 +124,7 @@ def from_memmap(array: np.memmap[Any, Any], name: str) -> FileArray | None:
     return FileArray(name, os.path.abspath(root.filename), offset, array.shape, array.dtype, columns_first)
 
 
-def _read_fully(file: Any, out: NDArray[Any]) -> None:
+def read_fully(file: Any, out: NDArray[Any]) -> None:
     """Fill an array with the next bytes of a file."""
     view = out.reshape(-1).view(np.uint8).data
     filled = 0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.sources.handles import ArrayHandle
+from streamem.sources.timing import Stopwatch
 
 __all__ = ["peak_bytes", "read_floats", "scratch_bytes"]
 
@@ -28,7 +29,12 @@ def peak_bytes(array: ArrayHandle, start: int, stop: int, dtype: np.dtype[Any]) 
 
 
 def read_floats(
-    array: ArrayHandle, start: int, stop: int, dtype: np.dtype[Any], memory: NDArray[np.uint8]
+    array: ArrayHandle,
+    start: int,
+    stop: int,
+    dtype: np.dtype[Any],
+    memory: NDArray[np.uint8],
+    fetching: Stopwatch,
 ) -> NDArray[Any]:
     """Return rows ``start:stop`` as ``dtype``, (n,) or (n, d), in `scratch_bytes` of memory or as a view."""
     shape = (stop - start, *array.shape[1:])
@@ -37,7 +43,7 @@ def read_floats(
     out = (
         None if array.memory is not None else _shaped(stored if stored_bytes else floats, shape, array.dtype)
     )
-    values = array.read(start, stop, out)
+    values = array.read(start, stop, out, fetching)
     if values.shape != shape:
         raise ValueError(f"expected an array of shape {shape}, the store gave {values.shape}")
     if values.dtype == dtype and values.flags.c_contiguous:

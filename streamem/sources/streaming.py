@@ -6,6 +6,7 @@ How a store is read is in its own file (an `ArrayHandle`); where blocks begin is
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,6 +29,7 @@ from streamem.sources.checking import (
 from streamem.sources.handles import ArrayHandle
 from streamem.sources.planning import block_edges, target_rows
 from streamem.sources.reading import peak_bytes, read_floats, scratch_bytes
+from streamem.sources.timing import Stopwatch
 
 __all__ = ["ArrayBlock", "ArraySource", "open_source"]
 
@@ -175,26 +177,30 @@ class ArrayBlock:
         NonFiniteError, InputError
             NaN or Inf among the rows; weights that are negative or not finite; labels that are not whole.
         """
+        began, fetching = time.perf_counter(), Stopwatch()
         n, where, weight, label = self.stop - self.start, str(self), None, None
         x_bytes = scratch_bytes(self.x, n, self.dtype)
         weight_bytes = 0 if self.weight is None else scratch_bytes(self.weight, n, FLOAT64)
         label_bytes = 0 if self.label is None else scratch_bytes(self.label, n, FLOAT64)
         memory = (buffer or Buffer()).take((x_bytes + weight_bytes + label_bytes,), np.dtype(np.uint8))
-        x = self._read(self.x, self.dtype, memory[:x_bytes])
+        x = self._read(self.x, self.dtype, memory[:x_bytes], fetching)
         complete = check_rows(where, x, self.start, self.missing)
         if self.weight is not None:
-            weight = self._read(self.weight, FLOAT64, memory[x_bytes : x_bytes + weight_bytes])
+            weight = self._read(self.weight, FLOAT64, memory[x_bytes : x_bytes + weight_bytes], fetching)
             check_weight(where, weight, self.start)
         if self.label is not None:
-            given = self._read(self.label, FLOAT64, memory[x_bytes + weight_bytes :])
+            given = self._read(self.label, FLOAT64, memory[x_bytes + weight_bytes :], fetching)
             check_label(where, given, self.start)
             label = given.astype(np.int64)
-        return Rows(x, weight, self.start, complete, label=label)
+        decode_seconds = time.perf_counter() - began - fetching.seconds
+        return Rows(x, weight, self.start, complete, label=label, decode_seconds=decode_seconds)
 
-    def _read(self, array: ArrayHandle, dtype: np.dtype[Any], memory: NDArray[np.uint8]) -> NDArray[Any]:
+    def _read(
+        self, array: ArrayHandle, dtype: np.dtype[Any], memory: NDArray[np.uint8], fetching: Stopwatch
+    ) -> NDArray[Any]:
         """Read one array, and say which block failed if it cannot be read."""
         try:
-            return read_floats(array, self.start, self.stop, dtype, memory)
+            return read_floats(array, self.start, self.stop, dtype, memory, fetching)
         except (StreamEMError, MemoryError):
             raise
         except Exception as error:

@@ -1,6 +1,6 @@
 """Arrays in zarr stores: v2 and v3, sharded or not, local or behind a URL.
 
-Rows are decoded into the reused buffer. Blocks follow shards and chunks, see `streamem.sources.planning`. A
+Rows are decoded into the reused buffer (`zarr_reading`), and blocks follow shards and chunks (`planning`). A
 chunk that was never written reads as the fill value without an error: such chunks are counted on opening.
 """
 
@@ -11,19 +11,20 @@ import math
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.buffer import cpu
 from zarr.storage import MemoryStore, ZipStore
 
 from streamem.errors import InputError, SourceError
 from streamem.sources.handles import ArrayHandle
 from streamem.sources.memory_arrays import MemoryArray
+from streamem.sources.timing import Stopwatch
+from streamem.sources.zarr_reading import ChunkFiles, ThroughZarr, choose_reader
 
 __all__ = ["ZarrArray", "from_zarr", "open_zarr"]
 
@@ -44,6 +45,20 @@ class ZarrArray:
     """Bytes of one row of whole chunks, those that overhang the last column included."""
     copies: int
     """How often chunks exist while they are decoded: as stored, decoded, and collected from a shard."""
+    strict: bool
+    """Whether all chunks were there when the array was opened, so that one that is not is an error."""
+    ours: bool
+    """Whether the array was opened here, and not by the caller."""
+    reader: ChunkFiles | ThroughZarr = field(init=False)
+    """What reads it in this process."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reader", choose_reader(self.array, self.strict, self.ours))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as what was opened: what there is to read it with may be another where it arrives."""
+        copied = (self.name, self.array, self.row_grids, self.decoded_row_bytes, self.copies)
+        return ZarrArray, (*copied, self.strict, self.ours)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +85,10 @@ class ZarrArray:
             return None
 
     def read_bytes(self, start: int, stop: int) -> int:
-        """Bytes of all chunks that these rows touch, compressed and decoded."""
+        """Bytes of all chunks that these rows touch, compressed and decoded.
+
+        No less for readers that need less: blocks are the same wherever the same array is, and however read.
+        """
         grid = self.row_grids[-1]
         first, last = bisect_right(grid, start) - 1, bisect_left(grid, stop)
         if isinstance(grid, range):
@@ -79,13 +97,12 @@ class ZarrArray:
             rows = (grid[last] if last < len(grid) else self.shape[0]) - grid[first]
         return self.copies * rows * self.decoded_row_bytes
 
-    def read(self, start: int, stop: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Decode rows ``start:stop`` into ``out``."""
         assert out is not None
-        self.require_visible()
-        selection = (slice(start, stop), *(slice(None) for _ in self.shape[1:]))
-        target = cpu.NDBuffer.from_numpy_array(out)
-        self.array.get_basic_selection(selection, out=target, prototype=cpu.buffer_prototype)
+        with fetching:
+            self.require_visible()
+        self.reader.read(start, stop, out, fetching)
         return out
 
     def require_visible(self) -> None:
@@ -96,7 +113,7 @@ class ZarrArray:
         """Return the handle itself, or the rows where the store lives in this process."""
         if not _is_in_process(self.array.store):
             return self
-        rows = self.read(start, stop, np.empty((stop - start, *self.shape[1:]), self.dtype))
+        rows = self.read(start, stop, np.empty((stop - start, *self.shape[1:]), self.dtype), Stopwatch())
         return MemoryArray(self.name, self.shape, rows, start)
 
 
@@ -118,17 +135,17 @@ def open_zarr(location: str, storage_options: Mapping[str, Any] | None) -> zarr.
 
 
 def from_zarr(node: Any, name: str | None, missing_chunks: str) -> ZarrArray:
-    """Return a handle of an array, or of the only array of a group."""
-    name = str(node.store_path) if name is None else name
+    """Return a handle of an array, or of the only array of a group; what was opened here has a name."""
+    ours, name = name is not None, str(node.store_path) if name is None else name
     array, name = _only_array(node, name) if isinstance(node, zarr.Group) else (node, name)
     if len(array.shape) == 2:
         _warn_of_split_columns(array, name)
-    if missing_chunks != "ignore" and array.size and _is_complete(array, name, missing_chunks == "raise"):
-        array = _strict(array)
+    checked = missing_chunks != "ignore" and bool(array.size)
+    strict = checked and _is_complete(array, name, missing_chunks == "raise")
     grids, column_overhang = _row_grids(array)
     row_bytes = np.dtype(array.dtype).itemsize * column_overhang
     copies = 1 + bool(array.compressors or array.filters) + (len(grids) > 1)
-    return ZarrArray(name, array, grids, row_bytes, copies)
+    return ZarrArray(name, array, grids, row_bytes, copies, strict, ours)
 
 
 def _only_array(group: zarr.Group, name: str) -> tuple[zarr.Array[Any], str]:
@@ -196,14 +213,6 @@ def _is_complete(array: zarr.Array[Any], name: str, raises: bool) -> bool:
         raise SourceError(message)
     warnings.warn(message, stacklevel=5)
     return False
-
-
-def _strict(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Have chunks that vanish later raise instead of reading as the fill value, where zarr can (>= 3.2)."""
-    if hasattr(getattr(array, "config", None), "read_missing_chunks"):
-        options: Any = {"read_missing_chunks": False}
-        return array.with_config(options)
-    return array
 
 
 def _count_missing(array: zarr.Array[Any]) -> tuple[int, int, str]:

@@ -51,7 +51,7 @@ def gaussian(acceleration="none", **settings):
 
 def history(result):
     """The history but for its times."""
-    times = {"seconds", "read_seconds", "compute_seconds"}
+    times = {"seconds", "read_seconds", "decode_seconds", "compute_seconds"}
     return [
         [
             [dataclasses.astuple(event) for event in value] if name == "events" else value
