@@ -4,6 +4,7 @@ import _thread
 import dataclasses
 import threading
 import time
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -67,6 +68,28 @@ class FakeSource:
 
 def trace(rows):
     return Trace(str(rows.start // 3), len(rows.x))
+
+
+def test_time__of_a_pass_is_split(monkeypatch):
+    """Loads of 5 s say that they decoded for 2; E-steps take 7."""
+    now = [0.0]
+    monkeypatch.setattr(reduce, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class Slow(FakeBlock):
+        def load(self, buffer=None):
+            now[0] += 5
+            return dataclasses.replace(super().load(), decode_seconds=2.0)
+
+    class Source(FakeSource):
+        def blocks(self):
+            return [Slow(i) for i in range(self.n_blocks)]
+
+    def e_step(rows):
+        now[0] += 7
+        return trace(rows)
+
+    done = reduce.map_reduce(e_step, Source(3), reduce.Scheduler("synchronous", 1))
+    assert (done.read_seconds, done.decode_seconds, done.compute_seconds) == (9, 6, 21)
 
 
 def run(n_blocks, n_workers, name="synchronous", **keywords):

@@ -238,12 +238,22 @@ def _text(document: dict[str, Any]) -> str:
         "log-lik/row": f"{document['log_likelihood']:.6f}",
         "BIC": f"{document['bic']:.6g}",
         "passes": f"{document['n_passes']} in {document['seconds']:.1f} s",
+        "thread time": _split(document["history"]),
         "peak memory": "unknown" if peak is None else f"{format_bytes(peak)}, of the whole process",
         "weights": _first(document["weights"]),
         **({"noise": f"{document['noise_weight']:.4f}"} if document["noise_weight"] else {}),
         "model": document["model"],
     }
     return f"\n{document['status_text']}\n\n{pairs(facts)}"
+
+
+def _split(history: Sequence[dict[str, Any]]) -> str:
+    """Return what the passes of a fit spent their time on, summed over threads or workers."""
+    parts = [
+        f"{sum(entry[f'{what}_seconds'] for entry in history):.1f} s {name}"
+        for what, name in (("read", "reading"), ("decode", "decoding"), ("compute", "computing"))
+    ]
+    return ", ".join(parts)
 
 
 def _first(weights: Sequence[float], most: int = 8) -> str:

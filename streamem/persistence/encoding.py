@@ -160,16 +160,23 @@ def _value(
     kind = _type(node["enum"] if "enum" in node else node["object"], types)
     if "enum" in node:
         return kind[node["name"]]
-    given, wanted = node["fields"], {part.name for part in dataclasses.fields(kind)}
-    if set(given) != wanted:
+    given, added = node["fields"], _defaults(kind)
+    wanted = {part.name for part in dataclasses.fields(kind)}
+    if not set(given) <= wanted <= set(given) | set(added):
         raise ModelFileError(
             f"{kind.__qualname__}: stored with the fields {sorted(given)}, but it has {sorted(wanted)}. Use "
             "the version that wrote the file, or start anew."
         )
     value = object.__new__(kind)
-    for name, each in given.items():
-        object.__setattr__(value, name, get(each))  # frozen, and no __post_init__ wanted
+    for name, each in (added | {name: get(each) for name, each in given.items()}).items():
+        object.__setattr__(value, name, each)  # frozen, and no __post_init__ wanted
     return value
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Return the values of fields that a file may lack, as it was written before there were such fields."""
+    parts = dataclasses.fields(kind)
+    return {part.name: part.default for part in parts if part.default is not dataclasses.MISSING}
 
 
 def _type(name: str, types: Mapping[str, type]) -> Any:

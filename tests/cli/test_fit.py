@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import dask
@@ -30,6 +31,7 @@ def test_fit__quiet_leaves_the_result_only(run, data):
     text = run("fit", data, "-k", 2, "-q").stderr
     assert "Pass 1" not in text
     assert "Converged" in text
+    assert re.search(r"thread time +[\d.]+ s reading, [\d.]+ s decoding, [\d.]+ s computing", text)
 
 
 def test_fit__json_has_the_result_with_all_digits(run_json, data, rows):
@@ -42,6 +44,8 @@ def test_fit__json_has_the_result_with_all_digits(run_json, data, rows):
     assert document["status"] == "converged" and document["converged"] is True
     assert [entry["log_likelihood"] for entry in document["history"]] == direct.lower_bounds_
     assert document["history"][0]["remaining_gain"] is None  # unknown, not Infinity
+    seconds = {"read_seconds", "decode_seconds", "compute_seconds"}
+    assert all(seconds <= set(entry) for entry in document["history"])
     assert (document["n_samples"], document["n_features"]) == (600, 2)
 
 

@@ -129,8 +129,24 @@ def test_type__is_never_imported():
     assert "antigravity" not in sys.modules
 
 
-def test_dataclass__whose_fields_are_others_by_now_is_refused():
+@pytest.mark.parametrize("now", [{"b": 2}, {"a": 1, "b": 2, "c": 3}, {}])
+def test_dataclass__whose_fields_are_others_by_now_is_refused(now):
     tree = encode(Frozen(1)).tree
-    del tree["nodes"][0]["fields"]["b"]
+    tree["nodes"][0]["fields"] = now
     with pytest.raises(ModelFileError, match="fields"):
         decode(tree, {}, {":Frozen": Frozen})
+
+
+def test_dataclass__has_the_defaults_of_fields_that_were_added():
+    tree = encode(Frozen(1, 2)).tree
+    del tree["nodes"][0]["fields"]["b"]
+    old = decode(tree, {}, {":Frozen": Frozen})
+    assert (old.a, old.b) == (1, None)
+
+
+def test_history__written_before_decoding_was_told_comes_back():
+    encoded = encode((PassRecord(-1.5, -1.25, np.inf, 0.1, 7, read_seconds=0.5, decode_seconds=0.25),))
+    for node in encoded.tree["nodes"]:
+        node.get("fields", {}).pop("decode_seconds", None)
+    (record,) = decode(encoded.tree, encoded.arrays)
+    assert (record.objective, record.read_seconds, record.decode_seconds) == (-1.25, 0.5, 0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from streamem.errors import NonFiniteError
 from streamem.protocols import Buffer
-from streamem.sources import as_source
+from streamem.sources import as_source, dropping
 from streamem.sources.dropping import DroppingSource
 from streamem.sources.keeping import KeepingSource
 from streamem.sources.scratch import open_scratch
@@ -82,3 +84,9 @@ def test_infinity__is_refused():
     x[7000, 1] = np.inf
     with pytest.raises(NonFiniteError, match="row 7,000, column 1"):
         read(DroppingSource(as_source(x, WEIGHT, missing="keep")))
+
+
+def test_time__to_drop_rows_is_decoding(source, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(dropping, "time", SimpleNamespace(perf_counter=lambda: 1000.0 * next(ticks)))
+    assert 1000 < DroppingSource(source).blocks()[-1].load().decode_seconds < 2000

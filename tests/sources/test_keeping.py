@@ -90,3 +90,9 @@ def test_fit__reads_what_fits_once_and_the_bits_are_the_same(store, loads):
 def test_fit__of_rows_in_memory_keeps_no_copy(loads):
     gm = sem.GaussianMixture(3, random_state=0, tol=1e-3, acceleration="none").fit(X)
     assert max(loads.values()) == gm.n_iter_ + 1
+
+
+def test_time__to_decode_is_that_of_the_first_load(store):
+    block = KeepingSource(as_source(store), n_bytes=10**9).blocks()[0]
+    assert block.load().decode_seconds > 0
+    assert block.load().decode_seconds == 0
