@@ -129,7 +129,7 @@ class _Work:
         self.watch, self._name, self._scheduler = Watch(), uuid.uuid4().hex, scheduler
         self._shared = dask.delayed(_Opaque(shared), name=f"step-{self._name}", traverse=False)
         self._attempts = 1 + int(dask.config.get("streamem.retries", RETRIES))
-        self._lowest = min(height(run) for run in runs)
+        self._lowest = min((height(run) for run in runs), default=0)
 
     def run(self, blocks: Sequence[Block]) -> _Run:
         return _Run(blocks, self.watch, self._attempts, tuple(self._inputs(blocks)))

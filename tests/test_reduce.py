@@ -203,6 +203,13 @@ def test_map_rows__writes_each_result_once_in_whole_chunks(chunk_rows, n_blocks)
         assert len(values) == min(chunk_rows, 3 * n_blocks - start)
 
 
+def test_map_rows__of_no_rows_writes_nothing():
+    class Sink:
+        chunk_rows = 3
+
+    reduce.map_rows(lambda rows: rows.x[:, 0], FakeSource(0), Sink(), reduce.Scheduler("synchronous", 1))
+
+
 def test_map_rows__failing_leaves_nothing_under_the_final_name(tmp_path):
     def fail(rows):
         if rows.start >= 6:
