@@ -163,7 +163,7 @@ def cut_for(scheduler: str, n_workers: int, n_blocks: int, n_bytes: float) -> li
     if scheduler not in LOCAL_SCHEDULERS:
         return cut(n_blocks, n_workers * LARGE_RUNS_PER_THREAD, n_workers)
     if scheduler != "processes" and n_bytes < ALONE_BYTES:
-        return [range(n_blocks)]
+        return [range(n_blocks)] if n_blocks else []
     worthwhile = max(n_workers * FEWEST_PER_WORKER, int(n_bytes / PARTITION_BYTES))
     return cut(n_blocks, min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile))
 
