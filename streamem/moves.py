@@ -29,6 +29,7 @@ S = TypeVar("S", bound=Stats)
 TRIES = 5  # moves that EM on the sample follows, as in Ueda et al.
 HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up,
 PLATEAU = 3  # after so many steps of which this is true
+KNOWN = 0.1  # of what a move has to gain: how well the end of the climb without one is known
 ROUNDS = 5  # moves of one fit that are evaluated on all rows
 
 
@@ -52,7 +53,8 @@ class Search(Generic[P]):
 
         A move has to gain something on each part of the sample, and this much on all of it.
         """
-        here = functools.cache(lambda climb: climb(params))
+        known = functools.partial(_is_little, least=KNOWN * least)
+        here = functools.cache(lambda climb: climb(params, notify=known))
         gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows), TRIES):
             for climb, gain in zip(self.climbs, gains, strict=True):
@@ -77,6 +79,11 @@ class Search(Generic[P]):
             carried = np.where(np.abs(change) > np.abs(error), having, at + change)
         nearer = self.model.from_vector(carried, moved)
         return moved if nearer is None else nearer
+
+
+def _is_little(ended: PassEnded, least: float) -> bool:
+    """Return whether less than that is left to gain."""
+    return ended.record is not None and ended.record.remaining_gain < least
 
 
 def _highest(result: FitResult[Any]) -> float:
