@@ -106,8 +106,8 @@ def statistics(
         components = components._replace(noise=np.empty(0))
     sum_w, sum_wy = np.zeros(k + min(1, len(components.noise))), np.zeros((k, d))
     x = unwritable(x)
-    weights = unwritable(np.empty(0) if weight is None else np.ascontiguousarray(weight, np.float64))
-    given = unwritable(np.empty((0, 0)) if resp is None else np.ascontiguousarray(resp, np.float64))
+    weights = unwritable(np.empty(0) if weight is None else np.asarray(weight, np.float64))
+    given = unwritable(np.empty((0, 0)) if resp is None else np.asarray(resp, np.float64))
     if isinstance(components, DiagonalComponents):
         sum_wyy = np.zeros((k, d))
         gained, entropy = _diagonal_statistics(

@@ -102,8 +102,8 @@ def statistics(
     tile, components = _prepare(family, len(x), precision, log_noise, every=resp is not None)
     log_likelihood, entropy = _statistics(
         unwritable(x),
-        unwritable(_NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)),
-        unwritable(_NO_RESP if resp is None else np.ascontiguousarray(resp, np.float64)),
+        unwritable(_NO_WEIGHT if weight is None else np.asarray(weight, np.float64)),
+        unwritable(_NO_RESP if resp is None else np.asarray(resp, np.float64)),
         resp is not None,
         tile,
         components,

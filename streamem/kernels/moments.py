@@ -44,7 +44,7 @@ def moments(x: FloatArray, weight: Float64Array | None, shift: Float64Array) -> 
     minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
     sum_wd, sum_wdd = aligned_zeros((p // 4, 8), np.float64), aligned_zeros((gram_blocks(p), 8), np.float64)
     root, z = aligned_zeros(n_rows, np.float64), aligned_zeros(n_rows * p, np.float64)
-    weights = np.empty(0) if weight is None else np.ascontiguousarray(weight, np.float64)
+    weights = np.empty(0) if weight is None else np.asarray(weight, np.float64)
     total = _moments(unwritable(x), unwritable(weights), tile, root, z, minimum, maximum, sum_wd, sum_wdd)
     return Moments(total, minimum, maximum, unpaired(sum_wd[None], d)[0], gram_matrix(sum_wdd, d))
 

@@ -27,7 +27,7 @@ from streamem.protocols import Buffer
 from streamem.sources.npy_files import read_fully
 from streamem.sources.timing import Stopwatch
 
-__all__ = ["ChunkFiles", "chunk_files", "chunk_path", "gone"]
+__all__ = ["ChunkFiles", "chunk_files", "chunk_path", "gone", "stored_shape"]
 
 COMPRESSORS = {BloscCodec: "blosc", GzipCodec: "gzip", ZstdCodec: "zstd"}
 """zarr's compressors by the names that numcodecs, which does the work, has for them."""
@@ -90,14 +90,20 @@ def chunk_files(array: zarr.Array[Any], strict: bool) -> ChunkFiles | None:
     """Return a reader of the files of an array; None where zarr has to read them."""
     if type(array.store) is not LocalStore or not array.shape:  # others may do more than read a file
         return None
-    try:
-        whole_rows = array.shards is None and array.chunks[1:] == array.shape[1:]
-    except NotImplementedError:  # chunks of varying size (zarr >= 3.3)
-        return None
-    decoders = _decoders(array)
-    if not whole_rows or decoders is None or len(decoders) > 1:
+    stored = stored_shape(array)
+    whole_rows = bool(stored) and array.shards is None and stored[1:] == array.shape[1:]
+    decoders = _decoders(array) if whole_rows else None
+    if decoders is None or len(decoders) > 1:
         return None
     return ChunkFiles(array, decoders[0] if decoders else None, strict)
+
+
+def stored_shape(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return the shape of what is stored in one piece, shard or chunk; nothing where pieces differ."""
+    try:
+        return array.shards or array.chunks
+    except NotImplementedError:  # chunks of varying size (zarr >= 3.3)
+        return ()
 
 
 def chunk_path(array: zarr.Array[Any], place: tuple[int, ...]) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zarr.storage import MemoryStore, ZipStore
 
 from streamem.errors import InputError, SourceError
+from streamem.sources.chunk_files import stored_shape
 from streamem.sources.handles import ArrayHandle
 from streamem.sources.memory_arrays import MemoryArray
 from streamem.sources.timing import Stopwatch
@@ -182,11 +183,8 @@ def _row_grids(array: zarr.Array[Any]) -> tuple[tuple[Sequence[int], ...], int]:
 
 def _warn_of_split_columns(array: zarr.Array[Any], name: str) -> None:
     """Say what it costs that a row is spread over several chunks."""
-    try:
-        stored = array.shards or array.chunks
-    except NotImplementedError:
-        return
-    if stored[1] < array.shape[1]:
+    stored = stored_shape(array)
+    if stored and stored[1] < array.shape[1]:
         warnings.warn(
             f"{name}: columns are split over {-(-array.shape[1] // stored[1])} chunks of shape {stored}, so "
             "every block collects its rows from all of them. Chunks that hold whole rows read faster.",

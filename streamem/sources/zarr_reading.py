@@ -23,7 +23,7 @@ from zarr.abc.store import Store
 from zarr.buffer import cpu
 from zarr.storage import LocalStore, StorePath, WrapperStore
 
-from streamem.sources.chunk_files import ChunkFiles, chunk_files, chunk_path, gone
+from streamem.sources.chunk_files import ChunkFiles, chunk_files, chunk_path, gone, stored_shape
 from streamem.sources.timing import Stopwatch
 
 __all__ = ["ChunkFiles", "ThroughZarr", "TimedStore", "choose_reader"]
@@ -182,9 +182,4 @@ def _require_files(array: zarr.Array[Any], start: int, stop: int) -> None:
 
 def _file_sizes(array: zarr.Array[Any]) -> tuple[int, ...]:
     """Return the shape of what a file of a local array holds; nothing where that is not the same for all."""
-    if not isinstance(array.store, LocalStore):
-        return ()
-    try:
-        return array.shards or array.chunks
-    except NotImplementedError:  # chunks of varying size (zarr >= 3.3)
-        return ()
+    return stored_shape(array) if isinstance(array.store, LocalStore) else ()
