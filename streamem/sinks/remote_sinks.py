@@ -87,11 +87,12 @@ class RemoteSink(Sink):
         separator: str,
         writer: ZarrWriter,
         chunk_rows: int,
+        overwrite: bool,
         options: dict[str, Any],
     ) -> None:
         super().__init__(chunk_rows)
         self._place, self._metadata, self._separator = place, metadata, separator
-        self._zarr, self._options = writer, options
+        self._zarr, self._overwrite, self._options = writer, overwrite, options
 
     def _writer(self) -> ZarrWriter:
         return self._zarr
@@ -99,11 +100,16 @@ class RemoteSink(Sink):
     def _commit(self) -> Any:
         place = self._place
         place.do("written", place.filesystem.pipe_file, f"{place.root}/{METADATA}", self._metadata)
+        if self._overwrite:
+            self._remove_old()
+        return zarr.open_array(place.url, mode="r", storage_options=self._options)
+
+    def _remove_old(self) -> None:
+        """Remove what was replaced, of which no chunk has a name of ours."""
         try:
-            place.remove_those(lambda name: name != METADATA and not _is_chunk(name, self._separator))
+            self._place.remove_those(lambda name: name != METADATA and not _is_chunk(name, self._separator))
         except SourceError as error:
             logger.warning("%s (The array there is complete; of one before it, chunks are left.)", error)
-        return zarr.open_array(place.url, mode="r", storage_options=self._options)
 
     def _discard(self) -> None:
         if self._place.metadata() in (None, self._metadata):
@@ -138,7 +144,7 @@ def open_remote(
     store = FsspecStore.from_url(url, storage_options=options)
     array = zarr.Array.from_dict(StorePath(store), json.loads(metadata))
     writer = ZarrWriter(url, array.with_config({"write_empty_chunks": True}))
-    return RemoteSink(place, metadata, separator, writer, chunk_rows, options)
+    return RemoteSink(place, metadata, separator, writer, chunk_rows, overwrite, options)
 
 
 def _open(url: str, options: Mapping[str, Any]) -> _Place:
