@@ -9,8 +9,8 @@ nothing makes no further pass.
 
 from __future__ import annotations
 
-import functools
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -21,7 +21,7 @@ from streamem.acceleration import Accelerator, Candidate, Proposal, Reached
 from streamem.convergence import Event, FitResult, PassEnded
 from streamem.protocols import Rows, Stats
 
-__all__ = ["Moving", "Search"]
+__all__ = ["Found", "Moving", "Search"]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
@@ -30,7 +30,33 @@ TRIES = 5  # moves that EM on the sample follows, as in Ueda et al.
 HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up,
 PLATEAU = 3  # after so many steps of which this is true
 KNOWN = 0.1  # of what a move has to gain: how well the end of the climb without one is known
+RACE = 2  # times the steps of the first move: what the climb without it has to catch up
 ROUNDS = 5  # moves of one fit that are evaluated on all rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found(Generic[P]):
+    """What a search has found."""
+
+    moved: P
+    """Where EM on the sample leads after the move; as far as it was followed, if none pays."""
+    stayed: P
+    """Where it leads without."""
+    what: str = ""
+    """What was done, if anything pays."""
+
+    def carried(self, model: Any, params: P) -> P:
+        """Return parameters that differ from those given by what the move did on the sample, and no more.
+
+        EM on the sample leads away from where all rows lead, as far as the sample errs, with the move as
+        without it. That is left out of all coordinates but those that the move has changed by more.
+        """
+        at, without, having = (model.to_vector(point) for point in (params, self.stayed, self.moved))
+        with np.errstate(invalid="ignore"):  # components without weight are at infinity
+            change, error = having - without, without - at
+            carried = np.where(np.abs(change) > np.abs(error), having, at + change)
+        nearer = model.from_vector(carried, self.moved)
+        return self.moved if nearer is None else nearer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,42 +74,28 @@ class Search(Generic[P]):
     climbs: Sequence[Callable[..., FitResult[P]]]
     """EM on ever more of the sample, all of it in the end: ``climb(params, notify=None)``."""
 
-    def __call__(self, params: P, least: float) -> tuple[P, str] | None:
-        """Return parameters of an objective higher by more than ``least``, and what was done, if any.
+    def __call__(self, params: P, least: float) -> Found[P]:
+        """Return parameters of an objective higher by more than ``least``, if any.
 
         A move has to gain something on each part of the sample, and this much on all of it.
         """
-        known = functools.partial(_is_little, least=KNOWN * least)
-        here = functools.cache(lambda climb: climb(params, notify=known))
+        stayed: dict[int, FitResult[P]] = {}
         gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows), TRIES):
-            for climb, gain in zip(self.climbs, gains, strict=True):
-                goal = _highest(here(climb)) + gain
-                result = climb(moved, notify=_GivingUp(goal))
-                if not _highest(result) > goal:
+            for part, (climb, gain) in enumerate(zip(self.climbs, gains, strict=True)):
+                if part in stayed:
+                    result = climb(moved, notify=_GivingUp(_highest(stayed[part]) + gain))
+                else:  # the best of all moves by rank: if it pays, how far EM leads without it matters little
+                    result = climb(moved)
+                    enough = _GivingUp(_highest(result) - gain, KNOWN * least, RACE * len(result.history))
+                    stayed[part] = climb(params, notify=enough)
+                if not _highest(result) > _highest(stayed[part]) + gain:
                     break
                 moved = result.params
             else:
-                return self._carried(params, here(self.climbs[-1]).params, moved), what
-        return None
-
-    def _carried(self, params: P, stayed: P, moved: P) -> P:
-        """Return parameters that differ from those given by what the move did on the sample, and no more.
-
-        EM on the sample leads away from where all rows lead, as far as the sample errs, with the move as
-        without it. That is left out of all coordinates but those that the move has changed by more.
-        """
-        at, without, having = (self.model.to_vector(point) for point in (params, stayed, moved))
-        with np.errstate(invalid="ignore"):  # components without weight are at infinity
-            change, error = having - without, without - at
-            carried = np.where(np.abs(change) > np.abs(error), having, at + change)
-        nearer = self.model.from_vector(carried, moved)
-        return moved if nearer is None else nearer
-
-
-def _is_little(ended: PassEnded, least: float) -> bool:
-    """Return whether less than that is left to gain."""
-    return ended.record is not None and ended.record.remaining_gain < least
+                return Found(moved, stayed[len(gains) - 1].params, what)
+        furthest = stayed[max(stayed)].params if stayed else params
+        return Found(furthest, furthest)
 
 
 def _highest(result: FitResult[Any]) -> float:
@@ -93,26 +105,36 @@ def _highest(result: FitResult[Any]) -> float:
 
 @dataclass(slots=True)
 class _GivingUp:
-    """Ends a climb that has looked for a while as if it ended well below the goal."""
+    """Ends a climb that has looked for a while as if it ended well below the goal, or whose end is known."""
 
     goal: float
     """The objective that it has to reach."""
+    known: float = 0.0
+    """What little may be left to gain at the end."""
+    most: int = sys.maxsize
+    """Steps after which it has had its chance."""
     steps: int = 0
-    """Of the climb, the last in a row that looked so: from where a move leads, climbs begin on plateaus."""
+    """Those made."""
+    hopeless: int = 0
+    """The last in a row that looked so: from where a move leads, climbs begin on plateaus."""
 
     def __call__(self, ended: PassEnded) -> bool:
-        """Return whether to give up."""
+        """Return whether to end it."""
         record = ended.record
-        hopeless = record is not None and record.objective + HOPE * record.remaining_gain < self.goal
-        self.steps = self.steps + 1 if hopeless else 0
-        return self.steps >= PLATEAU
+        if record is None:
+            return False
+        hopeless = record.objective + HOPE * record.remaining_gain < self.goal
+        self.steps, self.hopeless = self.steps + 1, self.hopeless + 1 if hopeless else 0
+        return self.hopeless >= PLATEAU or self.steps >= self.most or record.remaining_gain < self.known
 
 
 @dataclass(slots=True)
 class Moving(Generic[P, S]):
     """An accelerator that, as its fit comes to rest, proposes what a search on the sample has found."""
 
-    search: Callable[[P, float], tuple[P, str] | None]
+    model: Any
+    """The model."""
+    search: Callable[[P, float], Found[P]]
     """The search."""
     least: float
     """What a move has to promise, nats per unit weight: more than by what the sample may err."""
@@ -157,8 +179,8 @@ class Moving(Generic[P, S]):
             return None
         self.searched_at = best.objective
         found = self.search(best.params, self.least)
-        if found is None:
+        if not found.what:
             return None
         self.rounds -= 1
-        params, self.proposed = found
+        self.proposed, params = found.what, found.carried(self.model, best.params)
         return replace(proposal, candidates=(Candidate("move", params), Candidate("em", proposal.step)))

@@ -109,7 +109,8 @@ def test_choices_for_degenerate_components__are_as_without(choice):
 def test_rejected_move__is_the_last(monkeypatch):
     """What the sample promised and all rows deny costs the one pass that found out."""
     alone = fit(means_init=CENTERS)
-    monkeypatch.setattr(moves.Search, "__call__", lambda self, params, least: (worse(params), "Nothing"))
+    wrong = lambda self, params, least: moves.Found(worse(params), params, "Nothing")  # noqa: E731
+    monkeypatch.setattr(moves.Search, "__call__", wrong)
     gm = fit(means_init=CENTERS)
     assert gm.n_iter_ <= alone.n_iter_ + 1 and not moved(gm) and gm.converged_
     assert any(record.candidates == 2 for record in gm.result_.history)
@@ -120,6 +121,10 @@ def worse(params):
     return type(params)(
         params.covariance_type, params.weights, params.means + 5.0, params.cholesky, params.whitening
     )
+
+
+def same(params):
+    return params
 
 
 def test_bits__are_the_same_on_every_scheduler():
@@ -142,8 +147,8 @@ def test_checkpoint__in_the_middle_of_a_move_goes_on_to_the_same_bits(tmp_path):
         assert again.n_iter_ == gm.n_iter_
 
 
-def test_moves_that_cannot_pay__are_given_up_early(monkeypatch):
-    """A climb that ends far below its goal, as its first steps tell, is not made to its end."""
+def searching(monkeypatch, *every):
+    """Return a search among given moves on some rows, where EM ends after a while, and its steps."""
     steps = []
 
     def climb(params, notify=lambda event: None):
@@ -157,20 +162,54 @@ def test_moves_that_cannot_pay__are_given_up_early(monkeypatch):
     one_pass = lambda candidates: Pass([model.e_step(params, rows) for params in candidates])  # noqa: E731
     here = model.from_responsibilities(rows, np.eye(4)[LABELS])
     monkeypatch.setattr(
-        GaussianMixtureModel, "moves", lambda self, params, rows: iter([(worse(params), "Nothing")])
+        GaussianMixtureModel, "moves", lambda self, *_: iter([(move(here), move.__name__) for move in every])
     )
-    found = {}
+    return moves.Search(model, rows, [climb]), here, steps
+
+
+def test_moves_that_cannot_pay__are_given_up_early(monkeypatch):
+    """A climb that ends far below its goal, as its first steps tell, is not made to its end."""
+    search, here, steps = searching(monkeypatch, worse, worse)
     for hope in (moves.HOPE, np.inf):
         monkeypatch.setattr(moves, "HOPE", hope)
-        found[hope] = moves.Search(model, rows, [climb])(here, 1.0)
-    (_, early), (_, late) = steps[:2], steps[2:]
-    assert set(found.values()) == {None} and early < late
+        assert not search(here, 1.0).what
+    early, late = steps[:3], steps[3:]
+    assert early[2] < late[2] == late[0]
+
+
+def test_climb_without_a_move__has_twice_the_steps_of_the_first_move_to_catch_up(monkeypatch):
+    """A slow climb that promises much, as on leaving a saddle, is not waited for."""
+    search, here, steps = searching(monkeypatch, same)
+    monkeypatch.setattr(moves, "HOPE", np.inf)
+    for race in (0.25, 1e9):
+        monkeypatch.setattr(moves, "RACE", race)
+        search(worse(here), 0.01)
+    first, briefly, again, long = steps
+    assert first == again and briefly <= 0.25 * first + 1 < long
+
+
+def test_search__in_vain_goes_on_from_where_it_has_climbed(monkeypatch):
+    search, here, _ = searching(monkeypatch, worse)
+    found, model = search(here, 1.0), search.model
+    assert found.moved is found.stayed and not found.what
+    assert likelihood(model, found.moved, search.rows) > likelihood(model, here, search.rows)
+    nowhere, here, _ = searching(monkeypatch)
+    assert nowhere(here, 1.0).moved is here
+
+
+def likelihood(model, params, rows):
+    return model.e_step(params, rows).log_likelihood
 
 
 def test_search__starts_where_a_pass_gains_less_than_a_move_and_again_after_as_much():
     """Also where nobody knows what is left, as on slow and irregular climbs."""
     searched = []
-    moving = moves.Moving(lambda params, least: searched.append(params), 0.1, lambda: None)
+
+    def search(params, least):
+        searched.append(params)
+        return moves.Found(params, params)
+
+    moving = moves.Moving(None, search, 0.1, lambda: None)
     for params, objective in enumerate([0.0, 1.0, 1.05, 1.08, 1.14, 1.16, 2.0]):
         reached = Reached(params, None, objective, "em")
         assert moving.elsewhere(reached, Proposal(params, ()), np.inf) is None
@@ -196,7 +235,7 @@ def test_search__leaves_what_the_sample_errs_out_of_what_it_finds():
     labels[labels == 1] = 0  # one component on two clusters, and two on one
     labels[2 * n : 2 * n + n // 2] = 1
     params = climb(model.from_responsibilities(rows, np.eye(k)[labels]), rows=rows).params
-    found, _ = moves.Search(model, sample, [climb])(params, 0.1)
+    found = moves.Search(model, sample, [climb])(params, 0.1).carried(model, params)
     best = likelihood(climb(found, rows=rows).params)
     assert likelihood(params) + 0.05 < likelihood(found) < best
     assert best - likelihood(found) < 0.7 * (best - likelihood(climb(found).params))

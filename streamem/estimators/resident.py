@@ -177,10 +177,10 @@ def _moved(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: fl
     least = _margin(model, data, sample)
     for _ in range(FIRST_MOVES):
         found = search(params, least)
-        if found is None:
+        params = found.moved
+        if not found.what:
             break
-        params, what = found
-        log.debug("sample of %d rows: %s", len(sample.index), what)
+        log.debug("sample of %d rows: %s", len(sample.index), found.what)
     return params
 
 
@@ -234,7 +234,7 @@ def accelerator(
     if search is None:
         return make
     least = _margin(model, data, sample) + (1 - share) * _bias(model, data, sample)
-    return lambda: Moving(search, max(least, tol), make)
+    return lambda: Moving(model, search, max(least, tol), make)
 
 
 def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) -> Search[Any] | None:
