@@ -7,6 +7,7 @@ mergeable, and the same rows whatever the chunking, the order or the scheduler.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = ["DataSummary", "Sample", "Summarize"]
 
 Array = NDArray[np.float64]
 LARGEST_HASH = 2**64 - 1
+MOST_PARTS, ROOM = 64, 1.25  # of a sample that is not joined yet; its rows beside the capacity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,22 +42,6 @@ class Sample:
     """(m,) what decided."""
     label: NDArray[np.int64] | None = None
     """(m,) their labels, or None."""
-
-    def merge(self, other: Sample, capacity: int) -> Sample:
-        """Return the ``capacity`` smallest of both."""
-        weight = label = None
-        if self.weight is not None or other.weight is not None:
-            weight = np.concatenate([self._weights(), other._weights()])
-        if self.label is not None or other.label is not None:
-            label = np.concatenate([self._labels(), other._labels()])
-        both = Sample(
-            np.concatenate([self.x, other.x]),
-            weight,
-            np.concatenate([self.index, other.index]),
-            np.concatenate([self.hash, other.hash]),
-            label,
-        )
-        return both if len(both.hash) <= capacity else both.smallest(capacity)
 
     def _weights(self) -> Array:
         return np.ones(len(self.x)) if self.weight is None else self.weight
@@ -88,6 +74,21 @@ class Sample:
         """Return the sample as rows."""
         return Rows(self.x, self.weight, 0, complete=not np.isnan(self.x).any(), label=self.label)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Sample]) -> Sample:
+        """Return the rows of all parts."""
+        if len(parts) == 1:
+            return parts[0]
+        weight = label = None
+        if any(part.weight is not None for part in parts):
+            weight = np.concatenate([part._weights() for part in parts])
+        if any(part.label is not None for part in parts):
+            label = np.concatenate([part._labels() for part in parts])
+        x, index, hash_ = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "index", "hash")
+        )
+        return cls(x, weight, index, hash_, label)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataSummary:
@@ -105,8 +106,8 @@ class DataSummary:
     """(d,) weighted means of what is observed."""
     scatter: Array
     """(d, d) Σ w (x − mean)(x − mean)ᵀ; where values are missing, Σ w times `PairMoments.covariance`."""
-    sample: Sample
-    """The resident sample."""
+    samples: tuple[Sample, ...]
+    """The resident sample, in parts: joined where they hold too much, and in the end."""
     capacity: int
     """Rows the sample may hold."""
     log_likelihood: float = 0.0
@@ -131,7 +132,7 @@ class DataSummary:
             np.maximum(self.maximum, other.maximum),
             self.mean + share * gap,
             self.scatter + other.scatter + self.weight * share * np.outer(gap, gap),
-            self.sample.merge(other.sample, self.capacity),
+            _few((*self.samples, *other.samples), self.capacity),
             self.capacity,
             n_left_out=self.n_left_out + other.n_left_out,
             classes=_merged(self.classes, other.classes),
@@ -152,9 +153,14 @@ class DataSummary:
         """(d, d) weighted covariance (divided by Σ w)."""
         return self.scatter / self.weight
 
+    @property
+    def sample(self) -> Sample:
+        """The resident sample."""
+        return Sample.joined(self.samples)
+
     def sorted(self) -> DataSummary:
-        """Return the same summary with its sample in order of hash."""
-        return replace(self, sample=self.sample.smallest(self.capacity))
+        """Return the same summary with its sample in one part, in order of hash."""
+        return replace(self, samples=(self.sample.smallest(self.capacity),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +197,7 @@ class Summarize:
             np.fmax.reduce(x, axis=0, initial=-np.inf).astype(np.float64),
             np.zeros(d),
             np.zeros((d, d)),
-            self._sample(rows),
+            (self._sample(rows),),
             self.capacity,
             n_left_out=rows.n_left_out,
         )
@@ -230,7 +236,7 @@ class Summarize:
             total.maximum,
             origin + delta,
             total.sum_wdd - total.weight * np.outer(delta, delta),
-            self._sample(rows),
+            (self._sample(rows),),
             self.capacity,
             n_left_out=rows.n_left_out,
         )
@@ -245,9 +251,20 @@ class Summarize:
     def missed(self, summary: DataSummary) -> bool:
         """Return whether the threshold was too low, as it can be where most rows weigh nothing."""
         return (
-            len(summary.sample.index) < min(self.capacity, summary.n_samples)
+            sum(len(part.index) for part in summary.samples) < min(self.capacity, summary.n_samples)
             and self.threshold < LARGEST_HASH
         )
+
+
+def _few(parts: tuple[Sample, ...], capacity: int) -> tuple[Sample, ...]:
+    """Return the parts as they are, or in one of no more rows than the capacity.
+
+    The threshold lets through little more than that, so that most rows are copied once.
+    """
+    if len(parts) <= MOST_PARTS and sum(len(part.index) for part in parts) <= ROOM * capacity:
+        return parts
+    both = Sample.joined(parts)
+    return (both if len(both.index) <= capacity else both.smallest(capacity),)
 
 
 def _merged(a: ClassMeans | None, b: ClassMeans | None) -> ClassMeans | None:

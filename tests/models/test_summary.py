@@ -51,6 +51,23 @@ def test_sample__holds_exactly_as_many_rows_as_asked():
         assert len(summary(X, None, [(0, 150), (150, 300)], capacity).sample.index) == min(capacity, 300)
 
 
+def test_sample__is_joined_where_its_parts_are_many_or_hold_too_much():
+    """Copies of rows cost more than their moments; but nothing may grow with the number of blocks."""
+    few, many = [(i, i + 10) for i in range(0, 300, 10)], [(i, i + 1) for i in range(300)]
+    for runs, step, most in (
+        (few, Summarize.plan(7, 40, 300), 50),
+        (few, Summarize(7, 40), 50),
+        (many, Summarize(7, 300), 375),
+    ):
+        total = None
+        for rows in split(X, WEIGHT, runs):
+            total = total.merge(step(rows)) if total else step(rows)
+            assert len(total.samples) <= 64 and sum(len(part.index) for part in total.samples) <= most
+        expected = summary(X, WEIGHT, [(0, 300)], step.capacity).sample
+        np.testing.assert_array_equal(total.sorted().sample.index, expected.index)
+        np.testing.assert_array_equal(total.sorted().sample.weight, expected.weight)
+
+
 def test_sample__leaves_out_rows_of_weight_zero():
     got = summary(X, WEIGHT, [(0, 300)])
     assert np.all(WEIGHT[got.sample.index] > 0)
