@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -64,6 +64,7 @@ LARGE_GAIN = 0.01  # nats per unit weight and pass: EM is fast itself, and choos
 FAST_CONTRACTION = 0.3  # per EM step: mixing is worth little
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
 LEAST_HOLD, MOST_HOLD = 1 / 256, 1 / 4  # of the statistics: below, nothing is held; above, EM is as good
+SURE = 5.0  # times by how far the sample was wrong about the last pass: more is not left
 MOST_HOLD_COMPUTING = 1 / 64  # where passes cost only arithmetic, of which what is held saves none
 
 
@@ -268,6 +269,8 @@ class CorrectedSample(Generic[P, S]):
     """Steps on the sample that a pass may cost."""
     with_em: bool = True
     """Whether to propose the plain step beside even while the sample is trusted."""
+    tol: float = 0.0
+    """What may be left to gain, nats per unit weight: where it surely is less, the sample is not asked."""
     past: Mixing = field(default_factory=Mixing)
     """Where past corrected samples started and ended: a map as well, and nearer to its fixed point."""
     hold: float = 0.0
@@ -280,6 +283,8 @@ class CorrectedSample(Generic[P, S]):
     """Passes still to make without the sample."""
     other: Anderson[P, S] = field(init=False)
     """What competes while the sample is not trusted."""
+    expected: float = np.nan
+    """The objective that the last corrected sample led one to expect."""
 
     def __post_init__(self) -> None:
         self.other = Anderson(self.model, self.with_em)
@@ -287,6 +292,10 @@ class CorrectedSample(Generic[P, S]):
     def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
         """Return where the corrected sample leads, and how much there seems to be left to gain."""
         other = self.other(best, rejected)
+        wrong = abs(best.objective - self.expected)
+        if best.by == "sample" and not rejected and SURE * wrong < self.tol:
+            return replace(other, remaining=SURE * wrong)
+        self.expected = np.nan
         if self.rest:
             self.rest -= 1
             return other
@@ -300,6 +309,7 @@ class CorrectedSample(Generic[P, S]):
         candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
         # What is held hides part of the climb: then the passes themselves tell better what is left.
         remaining = None if self.hold else last - first + unsolved
+        self.expected = np.nan if remaining is None else best.objective + remaining
         return Proposal(other.step, candidates, remaining)
 
     def _judge(self, by: str, rejected: bool) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -26,7 +26,7 @@ __all__ = ["Found", "Moving", "Search"]
 P = TypeVar("P")
 S = TypeVar("S", bound=Stats)
 
-TRIES = 5  # moves that EM on the sample follows, as in Ueda et al.
+TRIES = 2  # moves that EM on the sample follows: of 93 that paid, 93 had the highest rank
 HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up,
 PLATEAU = 3  # after so many steps of which this is true
 KNOWN = 0.1  # of what a move has to gain: how well the end of the climb without one is known
@@ -63,8 +63,8 @@ class Found(Generic[P]):
 class Search(Generic[P]):
     """Looks for better parameters elsewhere, on rows in memory.
 
-    For models that offer ``moves(params, rows)``, which yields parameters elsewhere and a sentence about
-    each, the most promising first.
+    For models that offer ``moves(params, rows, each)``, which yields parameters elsewhere and a sentence
+    about each, the most promising first.
     """
 
     model: Any
@@ -73,6 +73,8 @@ class Search(Generic[P]):
     """Some of the resident sample: they rank the moves."""
     climbs: Sequence[Callable[..., FitResult[P]]]
     """EM on ever more of the sample, all of it in the end: ``climb(params, notify=None)``."""
+    each: Callable[..., Iterable[Any]] = map
+    """A `map` that may use several threads."""
 
     def __call__(self, params: P, least: float) -> Found[P]:
         """Return parameters of an objective higher by more than ``least``, if any.
@@ -81,7 +83,7 @@ class Search(Generic[P]):
         """
         stayed: dict[int, FitResult[P]] = {}
         gains = [0.0] * (len(self.climbs) - 1) + [least]
-        for moved, what in itertools.islice(self.model.moves(params, self.rows), TRIES):
+        for moved, what in itertools.islice(self.model.moves(params, self.rows, self.each), TRIES):
             for part, (climb, gain) in enumerate(zip(self.climbs, gains, strict=True)):
                 if part in stayed:
                     result = climb(moved, notify=_GivingUp(_highest(stayed[part]) + gain))

@@ -7,11 +7,12 @@ is in `streamem.cluster`; the tasks themselves are made in `streamem.reduce`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 from dask.callbacks import Callback as DaskCallback
@@ -33,6 +34,9 @@ __all__ = [
     "require_workers",
     "threads_within",
 ]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 LOCAL_SCHEDULERS = ("threads", "synchronous", "processes")
 PARTITIONS_PER_WORKER = {
@@ -73,6 +77,14 @@ class Scheduler:
     def local(self) -> Scheduler:
         """Return a scheduler for rows that are in this process's memory."""
         return self if self.in_process else Scheduler("threads", CPU_COUNT)
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return the results of what needs no rows but those in this process's memory, in order."""
+        here = self.local()
+        calls = [dask.delayed(partial(function, item), pure=False, traverse=False)() for item in items]
+        return list(
+            dask.compute(*calls, scheduler=here.name, num_workers=here.n_workers, optimize_graph=False)
+        )
 
     def compute(self, leaves: Sequence[Any], root: Any, watch: Watch, done: Callable[[int], object]) -> Any:
         """Compute ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished.

@@ -95,6 +95,22 @@ def test_corrected_sample__takes_the_em_step_first():
     np.testing.assert_allclose(seen[0].cholesky, step.cholesky, rtol=1e-10, atol=1e-12)
 
 
+def test_corrected_sample__is_not_asked_where_it_was_right_about_nearly_all():
+    """What is left after a pass is less than what the sample was wrong by about it."""
+    model, params, one_pass, sample_pass = setting()
+    best = em.iterate(model, one_pass, params, tol=1e-12, max_iter=5000).history[-1].objective
+    asked = {}
+    for tol in (0.0, 3e-5):
+        steps = []
+        counted = lambda candidates: steps.append(1) or sample_pass(candidates)  # noqa: B023, E731
+        method = dataclasses.replace(corrected(model, counted), tol=tol)
+        fast = em.iterate(model, one_pass, params, accelerate=method, tol=3e-5)
+        assert fast.status is Status.CONVERGED and best - fast.history[-1].objective < 3e-5
+        asked[tol] = len(steps), len(fast.history)
+    assert asked[3e-5][0] < asked[0.0][0] and asked[3e-5][1] == asked[0.0][1]
+    assert best - fast.history[-1].objective < fast.history[-1].remaining_gain < 3e-5
+
+
 def test_corrected_sample__knows_how_much_is_left_to_gain():
     model, params, one_pass, sample_pass = setting()
     best = em.iterate(model, one_pass, params, tol=1e-12, max_iter=5000).history[-1].objective

@@ -176,6 +176,19 @@ def test_few_bytes__are_worked_through_without_a_graph():
     assert 1 not in n_tasks and n_tasks.count(1 << 20) > 4
 
 
+@pytest.mark.parametrize("name", ["threads", "synchronous", "processes"])
+def test_each__keeps_the_order_and_stays_in_this_process(name):
+    seen = []
+    square = lambda number: seen.append(number) or number**2  # noqa: E731
+    assert reduce.Scheduler(name, 2).each(square, range(20)) == [number**2 for number in range(20)]
+    assert sorted(seen) == list(range(20))
+
+
+def test_each__works_at_several_at_once():
+    meeting = threading.Barrier(2, timeout=60)
+    assert len(set(reduce.Scheduler("threads", 2).each(lambda _: meeting.wait(), range(2)))) == 2
+
+
 def test_computing__leaves_dask_as_it_was():
     before = set(Callback.active)
     run(4, 2)

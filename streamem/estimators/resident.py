@@ -245,7 +245,7 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) 
     least = max(SMALLEST_SAMPLE, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
     ranking = _leading(sample, min(least, len(sample.index)))
     climbs = [_em_on(model, part, data, tol, MOVE_TOL) for part in _telling(_parts(model, sample, data))]
-    return Search(model, ranking.rows(), climbs)
+    return Search(model, ranking.rows(), climbs, data.scheduler.each)
 
 
 def _margin(model: Any, data: RowData, sample: Sample) -> float:
@@ -288,7 +288,7 @@ def _fastest(
         return anderson
     solve = functools.partial(_solve, model, tol=tol / 10)
     budget = _steps(data.source, rows)
-    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em)
+    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em, tol)
 
 
 def reading_dominates(n_parameters: int, source: Source, row_bytes: int) -> bool:

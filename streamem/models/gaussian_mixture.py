@@ -10,7 +10,7 @@ statistics are in `streamem.models.gaussian_statistics`, kernels in `streamem.ke
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -512,9 +512,11 @@ class GaussianMixtureModel:
             for split in degenerate.splits(params, empty, self._units(params.means.shape[1])):
                 yield self._holding(split, params)
 
-    def moves(self, params: GaussianMixtureParams, rows: Rows) -> Iterator[tuple[GaussianMixtureParams, str]]:
+    def moves(
+        self, params: GaussianMixtureParams, rows: Rows, each: Callable[..., Iterable[Any]] = map
+    ) -> Iterator[tuple[GaussianMixtureParams, str]]:
         """Yield parameters with two components merged and a third split, and a sentence, the best first."""
-        return split_merge.moves(self, params, rows, self._units(params.means.shape[1]))
+        return split_merge.moves(self, params, rows, self._units(params.means.shape[1]), each)
 
     def n_parameters(self, n_features: int) -> int:
         """Return the number of free parameters."""

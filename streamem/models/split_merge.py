@@ -16,7 +16,7 @@ two in place of one (a short EM). Gains and losses of several g add up. What fit
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,16 @@ class _Refit:
 
 
 def moves(
-    model: GaussianMixtureModel, params: GaussianMixtureParams, rows: Rows, units: Array
+    model: GaussianMixtureModel,
+    params: GaussianMixtureParams,
+    rows: Rows,
+    units: Array,
+    each: Callable[..., Iterable[Any]] = map,
 ) -> Iterator[tuple[GaussianMixtureParams, str]]:
     """Yield parameters with two components merged and a third split, and what was done, the best first.
 
     The order is that of what the rows gain at least. Components are cut across their longest axes, columns
-    being in ``units`` (d,).
+    being in ``units`` (d,). ``each`` may be a `map` that makes use of several threads.
     """
     if not _movable(model, params) or rows.label is not None:
         return
@@ -74,13 +78,14 @@ def moves(
     weighted = resp if rows.weight is None else resp * rows.weight[:, None]
     # What becomes of components with less than a row is for `streamem.degeneracy` to say.
     held = np.flatnonzero(weighted.sum(axis=0) * len(resp) >= rows.total_weight)
-    merges = [_merge(part, params, pair, rows, resp) for pair in _mergeable(resp, weighted, held)]
+    pairs = _mergeable(resp, weighted, held)
+    merges = list(each(lambda pair: _merge(part, params, pair, rows, resp), pairs))
     lost = MOST_LOST * rows.total_weight
     least = -lost - max((merge.gain for merge in merges), default=0.0)
-    every = (_split(part, params, int(k), rows, resp, units, least) for k in held)
+    every = each(lambda k: _split(part, params, int(k), rows, resp, units, least), held)
     splits = [split for split in every if split is not None]
-    pairs = [(m.gain + s.gain, m, s) for m, s in itertools.product(merges, splits) if s.old[0] not in m.old]
-    for gain, merge, split in sorted(pairs, key=lambda pair: -pair[0]):
+    both = [(m.gain + s.gain, m, s) for m, s in itertools.product(merges, splits) if s.old[0] not in m.old]
+    for gain, merge, split in sorted(both, key=lambda move: -move[0]):
         if gain < -lost:
             return
         (i, j), (k,) = merge.old, split.old
