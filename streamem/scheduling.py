@@ -44,7 +44,7 @@ PARTITIONS_PER_WORKER = {
     "synchronous": 128,
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
-FEWEST_PER_WORKER, PARTITION_BYTES = 4, 1 << 23  # where the rows are few, so that tasks are worth it
+FEWEST_PER_WORKER, PARTITION_BYTES = 4, 1 << 25  # where the rows are few, so that tasks are worth it
 ALONE_BYTES = 1 << 19  # fewer take less time than a graph, which costs 3 ms
 LARGE_RUNS_PER_THREAD = 2  # on a cluster, at least: a task costs 2 ms, and small ones follow
 
@@ -167,8 +167,8 @@ def cut_for(scheduler: str, n_workers: int, n_blocks: int, n_bytes: float) -> li
 
     Examples
     --------
-    >>> [len(cut_for("threads", 2, 1000, n_bytes)) for n_bytes in (1e5, 1e6, 1e8, 1e9)]
-    [1, 16, 16, 125]
+    >>> [len(cut_for("threads", 2, 1000, n_bytes)) for n_bytes in (1e5, 1e6, 1e9, 1e10)]
+    [1, 23, 38, 131]
     >>> len(cut_for("distributed", 2, 1000, 1e9))
     16
     """
@@ -177,7 +177,7 @@ def cut_for(scheduler: str, n_workers: int, n_blocks: int, n_bytes: float) -> li
     if scheduler != "processes" and n_bytes < ALONE_BYTES:
         return [range(n_blocks)] if n_blocks else []
     worthwhile = max(n_workers * FEWEST_PER_WORKER, int(n_bytes / PARTITION_BYTES))
-    return cut(n_blocks, min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile))
+    return cut(n_blocks, min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile), n_workers)
 
 
 def check_scheduler(scheduler: Any) -> None:
