@@ -25,6 +25,7 @@ __all__ = [
     "Several",
     "Source",
     "Stats",
+    "bytes_per_thread",
 ]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
@@ -180,6 +181,11 @@ class Source(Protocol):
     def blocks(self) -> Sequence[Block]:
         """Return the same blocks in the same order at every call; together they are all rows."""
         ...
+
+
+def bytes_per_thread(source: Source) -> int:
+    """Return what a thread holds which loads block after block: twice a block if the source does not say."""
+    return int(getattr(source, "thread_bytes", 2 * source.block_bytes))
 
 
 class Stats(Protocol):

@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 
 from streamem import cluster
 from streamem.errors import ClusterError, InputError, MemoryLimitError
-from streamem.protocols import Source
+from streamem.protocols import Source, bytes_per_thread
 from streamem.tree import cut
 from streamem.watching import Watch
 
@@ -154,7 +154,7 @@ def open_scheduler(
             return
         assert scheduler is not None
         workers = int(dask.config.get("num_workers", None) or CPU_COUNT)
-        workers = threads_within(memory_limit, workers, source.block_bytes)
+        workers = threads_within(memory_limit, workers, source)
         if scheduler == "synchronous":
             workers = 1
         pool = stack.enter_context(_ProcessPool(workers)) if scheduler == "processes" else None
@@ -202,14 +202,11 @@ def require_workers(scheduler: str | None) -> None:
             cluster.check_workers(client)
 
 
-def threads_within(memory_limit: int | None, n_threads: int, block_bytes: int) -> int:
-    """Return how many of the threads have room to read blocks; at least one.
-
-    A quarter of the limit is for reading; zarr's threads may still hold the chunk before.
-    """
+def threads_within(memory_limit: int | None, n_threads: int, source: Source) -> int:
+    """Return how many of the threads have room to read blocks, in a quarter of the limit; at least one."""
     if memory_limit is None:
         return n_threads
-    return max(1, min(n_threads, memory_limit // 4 // max(1, 2 * block_bytes)))
+    return max(1, min(n_threads, memory_limit // 4 // max(1, bytes_per_thread(source))))
 
 
 class _ProcessPool(ProcessPoolExecutor):

@@ -21,7 +21,7 @@ from streamem.estimators.resident import reading_dominates, sample_rows
 from streamem.estimators.rows import byte_limit, open_rows
 from streamem.initialization import seeding_rows
 from streamem.models.summary import Summarize
-from streamem.protocols import Block, Pass, Rows, Several, Source
+from streamem.protocols import Block, Pass, Rows, Several, Source, bytes_per_thread
 from streamem.reduce import thread_buffer
 from streamem.scheduling import CPU_COUNT, threads_within
 from streamem.sources.planning import target_rows
@@ -116,11 +116,10 @@ def plan(
         storage_options=storage_options,
     ) as data:
         measured = _measure(model, data.source, acceleration, byte_limit(memory_limit))
+        here = threads_within(byte_limit(memory_limit), n_threads or CPU_COUNT, data.source)
     distributed = n_workers is not None
     workers = n_workers or 1
-    threads = n_threads or CPU_COUNT
-    if not distributed:
-        threads = threads_within(byte_limit(memory_limit), threads, measured.block_bytes)
+    threads = (n_threads or CPU_COUNT) if distributed else here
     machines = min(n_machines or workers, workers)
     cores = n_cores or (threads * workers / machines if distributed and n_machines is None else CPU_COUNT)
     layout = Layout(
@@ -136,7 +135,7 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
         raise InputError(
             f"{source.name}: {source.n_samples} rows for n_components={model.n_components}. Use fewer."
         )
-    n_together = threads_within(memory_limit, min(MOST_THREADS, CPU_COUNT), source.block_bytes)
+    n_together = threads_within(memory_limit, min(MOST_THREADS, CPU_COUNT), source)
     n_timed = min(len(blocks), ALONE + n_together)
     chosen = [blocks[i * len(blocks) // n_timed] for i in range(n_timed)]
     alone, together = chosen[:ALONE], chosen[ALONE:]
@@ -164,7 +163,7 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
         n_features=source.n_features,
         block_rows=source.n_samples / len(blocks),
         block_rows_wanted=float(target_rows(ENDLESS, row_bytes, memory_limit)[0]),
-        block_bytes=source.block_bytes,
+        thread_bytes=bytes_per_thread(source),
         row_bytes=row_bytes,
         stored_row_bytes=_stored_bytes(source, row_bytes, in_memory) / source.n_samples,
         read_seconds=read,

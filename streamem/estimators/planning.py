@@ -71,8 +71,8 @@ class Measured:
     """Rows of a block, on average."""
     block_rows_wanted: float
     """Rows that blocks of more data of this shape would have at least."""
-    block_bytes: int
-    """Peak bytes of loading one block."""
+    thread_bytes: int
+    """Bytes that a thread holds which loads one block after the other."""
     row_bytes: float
     """Bytes of a decoded row."""
     stored_row_bytes: float
@@ -116,8 +116,8 @@ class Measured:
         """Return the same for another number of rows of the same shape."""
         wanted = self.block_rows_wanted if n_samples > self.n_samples else 1.0
         block_rows = min(float(n_samples), max(self.block_rows, wanted))
-        grown = self.block_bytes * max(1.0, block_rows / self.block_rows)
-        return replace(self, n_samples=n_samples, block_rows=block_rows, block_bytes=int(grown))
+        grown = self.thread_bytes * max(1.0, block_rows / self.block_rows)
+        return replace(self, n_samples=n_samples, block_rows=block_rows, thread_bytes=int(grown))
 
     @property
     def n_blocks(self) -> int:
@@ -272,7 +272,7 @@ def predict(measured: Measured, layout: Layout) -> Prediction:
     total = first + overhead + usual * pass_seconds + on_sample
     held = statistics * (2 + height(runs[0]))
     driver_bytes = 2 * sample_bytes + statistics * (1 + tree.depth) + BLOCK_OBJECT_BYTES * m.n_blocks
-    memory: float = where.n_threads * (2 * m.block_bytes + held)
+    memory: float = where.n_threads * (m.thread_bytes + held)
     if not where.distributed:
         memory += driver_bytes + (1 - reading) * m.n_samples * m.row_bytes
     return Prediction(

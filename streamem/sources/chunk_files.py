@@ -47,6 +47,12 @@ class ChunkFiles:
     strict: bool
     """Whether a chunk without a file is an error; it reads as the fill value otherwise."""
 
+    @property
+    def reused_bytes(self) -> int:
+        """One chunk as stored, and one decompressed, of which some rows are wanted."""
+        chunk = math.prod(self.array.chunks) * np.dtype(self.array.dtype).itemsize
+        return 0 if self.decoder is None else 2 * chunk
+
     def read(self, start: int, stop: int, out: NDArray[Any], fetching: Stopwatch) -> None:
         """Read rows ``start:stop`` into ``out``, the files while the watch is running."""
         rows = self.array.chunks[0]

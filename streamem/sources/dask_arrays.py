@@ -63,6 +63,11 @@ class DaskArray:
         rows = (grid[last] if last < len(grid) else self.shape[0]) - first
         return 2 * rows * math.prod(self.shape[1:]) * self.dtype.itemsize
 
+    @property
+    def reused_bytes(self) -> None:
+        """Each read allocates."""
+        return
+
     def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Compute rows ``start:stop`` on this thread; what of that is reading only the graph knows."""
         part = self.portable(start, stop)
@@ -128,6 +133,11 @@ class DaskPart:
     def read_bytes(self, start: int, stop: int) -> int:
         """Unknown here; planned for the whole array."""
         return 0
+
+    @property
+    def reused_bytes(self) -> None:
+        """Each read allocates."""
+        return
 
     def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Compute rows ``start:stop`` on this thread."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from streamem.protocols import Block, Buffer, Rows
+from streamem.protocols import Block, Buffer, Rows, bytes_per_thread
 from streamem.sources.wrapping import WrappedBlock, WrappedSource
 
 __all__ = ["DroppingSource"]
@@ -36,8 +36,16 @@ class DroppingSource(WrappedSource):
     @property
     def block_bytes(self) -> int:
         """Bytes that the largest load needs at its peak: what is kept is a copy."""
-        rows = max(block.stop - block.start for block in self.source.blocks())
-        return self.source.block_bytes + rows * self.row_bytes
+        return self.source.block_bytes + self._copied_bytes
+
+    @property
+    def thread_bytes(self) -> int:
+        """Bytes that a thread holds which loads one block after the other, copies included."""
+        return bytes_per_thread(self.source) + 2 * self._copied_bytes
+
+    @property
+    def _copied_bytes(self) -> int:
+        return self.row_bytes * max(block.stop - block.start for block in self.source.blocks())
 
     def blocks(self) -> Sequence[Block]:
         """Return the blocks of the other source, which may turn out shorter than they say."""

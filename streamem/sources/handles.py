@@ -52,6 +52,11 @@ class ArrayHandle(Protocol):
         """Bytes that reading these rows needs at its peak, beyond ``out``."""
         ...
 
+    @property
+    def reused_bytes(self) -> int | None:
+        """What a thread keeps for reading, beyond ``out``; None where each read allocates `read_bytes`."""
+        ...
+
     def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Return rows ``start:stop`` as stored, in ``out`` (same shape and dtype) if that spares a copy.
 

@@ -41,6 +41,11 @@ class MemoryArray:
         """Nothing is needed: the rows are there."""
         return 0
 
+    @property
+    def reused_bytes(self) -> int:
+        """Nothing: the rows are there."""
+        return 0
+
     def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Return a view of rows ``start:stop``: nothing is fetched."""
         return self._view(start, stop)

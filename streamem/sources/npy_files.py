@@ -52,6 +52,11 @@ class FileArray:
         """Nothing is needed: rows are read in place."""
         return 0
 
+    @property
+    def reused_bytes(self) -> int:
+        """Nothing: rows are read in place."""
+        return 0
+
     def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Read rows ``start:stop`` into ``out``; that is all there is to do."""
         assert out is not None

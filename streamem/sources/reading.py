@@ -28,6 +28,14 @@ def peak_bytes(array: ArrayHandle, start: int, stop: int, dtype: np.dtype[Any]) 
     return _stored_bytes(array, n, dtype) + floats + array.read_bytes(start, stop)
 
 
+def thread_bytes(array: ArrayHandle, start: int, stop: int, dtype: np.dtype[Any]) -> int:
+    """Return the bytes that a thread holds which reads one such run of rows after the other."""
+    if array.reused_bytes is None:  # what the last read allocated may not be free yet
+        return 2 * peak_bytes(array, start, stop, dtype)
+    n = stop - start
+    return _stored_bytes(array, n, dtype) + _aligned(array, n, dtype) + array.reused_bytes
+
+
 def read_floats(
     array: ArrayHandle,
     start: int,

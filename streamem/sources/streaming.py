@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -28,7 +28,7 @@ from streamem.sources.checking import (
 )
 from streamem.sources.handles import ArrayHandle
 from streamem.sources.planning import block_edges, target_rows
-from streamem.sources.reading import peak_bytes, read_floats, scratch_bytes
+from streamem.sources.reading import peak_bytes, read_floats, scratch_bytes, thread_bytes
 from streamem.sources.timing import Stopwatch
 
 __all__ = ["ArrayBlock", "ArraySource", "open_source"]
@@ -50,6 +50,8 @@ class ArraySource:
     """First row of each block, and n_samples at the end."""
     block_bytes: int
     """Bytes that the largest load needs at its peak, decoding included."""
+    thread_bytes: int
+    """Bytes that a thread holds which loads one block after the other."""
     missing: str = "raise"
     """What to do about NaN: "raise", or "keep"."""
     label: ArrayHandle | None = None
@@ -233,13 +235,15 @@ def open_source(
     if label is not None:
         check_labels(label, x.shape[0])
 
-    def cost(start: int, stop: int) -> int:
-        weight_bytes = 0 if weight is None else peak_bytes(weight, start, stop, FLOAT64)
-        label_bytes = 0 if label is None else peak_bytes(label, start, stop, FLOAT64) + 8 * (stop - start)
-        return peak_bytes(x, start, stop, dtype) + weight_bytes + label_bytes
+    def cost(
+        start: int, stop: int, of: Callable[[ArrayHandle, int, int, np.dtype[Any]], int] = peak_bytes
+    ) -> int:
+        weight_bytes = 0 if weight is None else of(weight, start, stop, FLOAT64)
+        label_bytes = 0 if label is None else of(label, start, stop, FLOAT64) + 8 * (stop - start)
+        return of(x, start, stop, dtype) + weight_bytes + label_bytes
 
     n_samples, n_features = x.shape
     rows = target_rows(n_samples, n_features * dtype.itemsize, memory_limit)
     edges = block_edges(x.name, n_samples, x.row_grids, rows, cost, memory_limit)
-    largest = max(cost(a, b) for a, b in pairwise(edges))
-    return ArraySource(x, weight, dtype, edges, largest, missing, label)
+    largest, held = (max(cost(a, b, of) for a, b in pairwise(edges)) for of in (peak_bytes, thread_bytes))
+    return ArraySource(x, weight, dtype, edges, largest, held, missing, label)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from streamem.protocols import Block, Source
+from streamem.protocols import Block, Source, bytes_per_thread
 
 __all__ = ["WrappedBlock", "WrappedSource"]
 
@@ -43,6 +43,11 @@ class WrappedSource:
     def block_bytes(self) -> int:
         """Bytes that the largest load needs at its peak."""
         return self.source.block_bytes
+
+    @property
+    def thread_bytes(self) -> int:
+        """Bytes that a thread holds which loads one block after the other."""
+        return bytes_per_thread(self.source)
 
     @property
     def stored_bytes(self) -> int | None:

@@ -98,6 +98,11 @@ class ZarrArray:
             rows = (grid[last] if last < len(grid) else self.shape[0]) - grid[first]
         return self.copies * rows * self.decoded_row_bytes
 
+    @property
+    def reused_bytes(self) -> int | None:
+        """What a thread keeps for reading; None where zarr allocates."""
+        return self.reader.reused_bytes
+
     def read(self, start: int, stop: int, out: NDArray[Any] | None, fetching: Stopwatch) -> NDArray[Any]:
         """Decode rows ``start:stop`` into ``out``."""
         assert out is not None

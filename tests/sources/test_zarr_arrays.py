@@ -20,6 +20,7 @@ from zarr.storage import LocalStore, ZipStore
 from streamem.errors import InputError, MemoryLimitError, SourceError
 from streamem.protocols import Buffer
 from streamem.sources import as_source
+from streamem.sources.streaming import ArraySource
 
 from .conformance import SourceTests, loaded, numbers
 
@@ -173,6 +174,31 @@ def test_block_bytes__are_what_a_load_takes(tmp_path: Path, layout: str, through
         tracemalloc.stop()
     assert min(peaks) < source.block_bytes + 200_000
     assert min(peaks) > (0.5 if through_zarr else 0.25) * source.block_bytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_thread_bytes__are_what_a_thread_holds_that_reads_on(tmp_path: Path, layout: str) -> None:
+    """Files are read into the same memory again and again, so that twice as many threads have room."""
+    array = np.random.default_rng(0).normal(size=(40_000, 8))
+    create(str(tmp_path / "x.zarr"), array, 1, **LAYOUTS[layout])
+    source = as_source(tmp_path / "x.zarr", memory_limit=2**25)
+    assert isinstance(source, ArraySource) and len(source.blocks()) >= 4
+
+    def work() -> None:
+        buffer = Buffer()
+        for block in source.blocks():
+            block.load(buffer)
+
+    work()
+    thread = threading.Thread(target=work)
+    tracemalloc.start()
+    thread.start()
+    thread.join()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < source.thread_bytes + 200_000
+    sharded = "shards" in LAYOUTS[layout]
+    assert source.thread_bytes == 2 * source.block_bytes if sharded else peak > 0.6 * source.thread_bytes
 
 
 def test_columns__split_over_chunks_are_read_with_a_warning(tmp_path: Path) -> None:
