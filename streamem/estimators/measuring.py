@@ -265,7 +265,7 @@ def _contention(
         return _seconds(lambda: e_step(rows))
 
     with ThreadPoolExecutor(n_threads) as pool:
-        taken = min(sum(pool.map(work, parts)) for _ in range(2))
+        taken = min(sum(pool.map(work, parts)) for _ in range(4))  # the first one allocates
     slowdown = taken / max(1e-12, compute * sum(len(rows.x) for rows in parts))
     return min(1.0, max(0.0, (slowdown - 1) / (n_threads - 1)))
 
