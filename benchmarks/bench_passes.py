@@ -138,7 +138,7 @@ def without(part: str) -> Any:
         "auto-em": {"with_em": False},
     }
     if part == "auto-moves":
-        return mock.patch.object(resident.Search, "__call__", return_value=None)
+        return mock.patch.object(resident, "_search", return_value=None)
     if part not in changes:
         return contextlib.nullcontext()
 
