@@ -64,8 +64,8 @@ LARGE_GAIN = 0.01  # nats per unit weight and pass: EM is fast itself, and choos
 FAST_CONTRACTION = 0.3  # per EM step: mixing is worth little
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
 LEAST_HOLD, MOST_HOLD = 1 / 256, 1 / 4  # of the statistics: below, nothing is held; above, EM is as good
-SURE = 5.0  # times by how far the sample was wrong about the last pass: more is not left
 MOST_HOLD_COMPUTING = 1 / 64  # where passes cost only arithmetic, of which what is held saves none
+SURE = 5.0  # times by how far the sample was wrong about the last pass: more is not left
 
 
 @dataclass(frozen=True, slots=True, eq=False)

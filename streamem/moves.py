@@ -81,22 +81,22 @@ class Search(Generic[P]):
 
         A move has to gain something on each part of the sample, and this much on all of it.
         """
-        stayed: dict[int, FitResult[P]] = {}
+        stayed: list[FitResult[P]] = []  # after EM without a move, on each part so far
         gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows, self.each), TRIES):
             for part, (climb, gain) in enumerate(zip(self.climbs, gains, strict=True)):
-                if part in stayed:
+                if part < len(stayed):
                     result = climb(moved, notify=_GivingUp(_highest(stayed[part]) + gain))
                 else:  # the best of all moves by rank: if it pays, how far EM leads without it matters little
                     result = climb(moved)
                     enough = _GivingUp(_highest(result) - gain, KNOWN * least, RACE * len(result.history))
-                    stayed[part] = climb(params, notify=enough)
+                    stayed.append(climb(params, notify=enough))
                 if not _highest(result) > _highest(stayed[part]) + gain:
                     break
                 moved = result.params
             else:
-                return Found(moved, stayed[len(gains) - 1].params, what)
-        furthest = stayed[max(stayed)].params if stayed else params
+                return Found(moved, stayed[-1].params, what)
+        furthest = stayed[-1].params if stayed else params
         return Found(furthest, furthest)
 
 

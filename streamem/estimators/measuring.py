@@ -107,6 +107,7 @@ def plan(
         n_components, covariance_type=covariance_type, memory_limit=memory_limit, missing=missing
     )
     model = estimator._model(fitted=False)
+    distributed = n_workers is not None
     with open_rows(
         X,
         sample_weight,
@@ -116,10 +117,10 @@ def plan(
         storage_options=storage_options,
     ) as data:
         measured = _measure(model, data.source, acceleration, byte_limit(memory_limit))
-        here = threads_within(byte_limit(memory_limit), n_threads or CPU_COUNT, data.source)
-    distributed = n_workers is not None
+        threads = n_threads or CPU_COUNT
+        if not distributed:
+            threads = threads_within(byte_limit(memory_limit), threads, data.source)
     workers = n_workers or 1
-    threads = (n_threads or CPU_COUNT) if distributed else here
     machines = min(n_machines or workers, workers)
     cores = n_cores or (threads * workers / machines if distributed and n_machines is None else CPU_COUNT)
     layout = Layout(
