@@ -147,7 +147,7 @@ class Moving(Generic[P, S]):
     rounds: int = ROUNDS
     """Moves that may still be tried; none after one that all rows were against."""
     searched_at: float = -np.inf
-    """The objective at the last search since the last move."""
+    """The objective where the climb was to end at the last search since the last move."""
     objective: float = np.nan
     """The objective before the last pass."""
     proposed: str = ""
@@ -173,13 +173,13 @@ class Moving(Generic[P, S]):
         """Return what to evaluate next where a move promises more than the ``remaining`` gain; or None.
 
         There is a search as soon as what is left of the climb, or what a pass adds to it, is worth less than
-        a move; and not another one before the climb has gone on by as much.
+        a move; and not another one before the climb has gone on by as much more than what was left of it.
         """
         gained, self.objective = best.objective - self.objective, best.objective
         steep = remaining > self.least and not gained <= self.least
         if self.proposed or not self.rounds or steep or best.objective <= self.searched_at + self.least:
             return None
-        self.searched_at = best.objective
+        self.searched_at = best.objective + (remaining if remaining <= self.least else 0.0)
         found = self.search(best.params, self.least)
         if not found.what:
             return None

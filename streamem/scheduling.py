@@ -168,9 +168,9 @@ def cut_for(scheduler: str, n_workers: int, n_blocks: int, n_bytes: float) -> li
     Examples
     --------
     >>> [len(cut_for("threads", 2, 1000, n_bytes)) for n_bytes in (1e5, 1e6, 1e9, 1e10)]
-    [1, 23, 38, 131]
+    [1, 27, 42, 131]
     >>> len(cut_for("distributed", 2, 1000, 1e9))
-    16
+    20
     """
     if scheduler not in LOCAL_SCHEDULERS:
         return cut(n_blocks, n_workers * LARGE_RUNS_PER_THREAD, n_workers)

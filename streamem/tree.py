@@ -5,7 +5,7 @@ an odd one moves up unchanged. A run of 2^m blocks from a multiple of 2^m on is 
 cut into such runs, and any grouping of merges, builds the same tree. Nothing here knows tasks or statistics.
 
 The cut is a guided one (Polychronopoulos & Kuck 1987; Hummel, Schonberg & Flynn 1992): large runs first, and
-towards the end runs of half, a quarter and an eighth of that. All then wait for a small one at most, whatever
+towards the end runs of half of that, a quarter, and so on. All then wait for a small one at most, whatever
 the speeds of the threads and the number of tasks that each of them holds in reserve.
 """
 
@@ -23,14 +23,14 @@ FAN_IN = 8
 """Most nodes that one task merges: on a cluster a task costs 2 ms."""
 AHEAD = 1.5
 """Runs that there must be for each thread in what is left, for them to stay as large as they are."""
-SMALLEST = 8
+SMALLEST = 32
 """By how much the last runs are smaller than the first."""
 
 
 def cut(n_blocks: int, n_runs: int, n_threads: int = 0) -> list[range]:
     """Return the blocks of each task: at least ``n_runs`` runs of one size, smaller ones towards the end.
 
-    Their number for each of the threads is less than that of the large runs and six more. Without threads,
+    Their number for each of the threads is less than that of the large runs and eight more. Without threads,
     all are as large as the first.
 
     Examples
@@ -38,7 +38,7 @@ def cut(n_blocks: int, n_runs: int, n_threads: int = 0) -> list[range]:
     >>> [len(run) for run in cut(100, 4)]
     [16, 16, 16, 16, 16, 16, 4]
     >>> [len(run) for run in cut(100, 4, n_threads=2)]
-    [16, 16, 16, 16, 8, 8, 4, 4, 4, 2, 2, 2, 2]
+    [16, 16, 16, 16, 8, 8, 4, 4, 4, 2, 2, 1, 1, 1, 1]
     """
     size = int(2 ** max(0, (n_blocks // max(1, n_runs)).bit_length() - 1))
     smallest, start, runs = max(1, size // SMALLEST), 0, []

@@ -54,6 +54,7 @@ FIRST_BUDGET = 4  # times that, before the first pass: the closer the start, the
 FIRST_MOVES = 10  # of components, on the sample, before the first pass
 COARSER = 4  # times fewer rows: EM goes from coarse parts of the sample to all of it
 COARSEST_ROWS_PER_PARAMETER, COARSEST = 5, 4000  # rows of the smallest part, at least
+WORTH_THREADS = 1 << 22  # bytes of rows that rank moves: of less, most of the work holds the GIL
 MOVED = 3  # components that a move changes
 MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
 BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
@@ -135,16 +136,21 @@ def best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, data
     Several starts compete on most of the sample and are judged by the rest of it. The work is counted in
     rows, so that the same store always gets the same number of steps; it ends where the sample has no more to
     say, as its optimum is some p/2 nats in all away from that of all rows. Of a sample that is most of the
-    rows, EM on all of it is left to the passes.
+    rows, EM on all of it and moves are left to the passes.
     """
     candidates = list(starts)
     if len(candidates) > 1:
         params = _by_held_out(model, candidates, sample, data, tol)
         return _climb(model, params, [sample], data, tol)
     parts = _parts(model, sample, data)
-    if len(sample.index) > data.source.n_samples // 2:
-        parts = parts[:-1]
+    if _is_most(sample, data):
+        return _climb(model, candidates[0], parts[:-1], data, tol, moving=False)
     return _climb(model, candidates[0], parts, data, tol)
+
+
+def _is_most(sample: Sample | None, data: RowData) -> bool:
+    """Return whether the sample is most of the rows, so that passes cost little more than steps on it."""
+    return sample is not None and len(sample.index) > data.source.n_samples // 2
 
 
 def _by_held_out(model: Model[P, S], candidates: Sequence[P], sample: Sample, data: RowData, tol: float) -> P:
@@ -157,14 +163,21 @@ def _by_held_out(model: Model[P, S], candidates: Sequence[P], sample: Sample, da
     return fitted[int(np.argmax(scores))]
 
 
-def _climb(model: Model[P, S], params: P, parts: Sequence[Sample], data: RowData, tol: float) -> P:
-    """Return where EM leads on ever more of the sample, mostly on little of it."""
+def _climb(
+    model: Model[P, S],
+    params: P,
+    parts: Sequence[Sample],
+    data: RowData,
+    tol: float,
+    moving: bool = True,
+) -> P:
+    """Return where EM leads on ever more of the sample, mostly on little of it, and moves where they pay."""
     telling = _telling(parts)
     for part in parts:
         result: FitResult[P] = _em_on(model, part, data, tol, budget=FIRST_BUDGET)(params)
         log.debug("sample of %d rows: %d steps", len(part.index), len(result.history))
         params = result.params
-        if part is telling[0]:
+        if moving and part is telling[0]:
             params = _moved(model, params, part, data, tol)
     return params
 
@@ -245,7 +258,8 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) 
     least = max(SMALLEST_SAMPLE, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
     ranking = _leading(sample, min(least, len(sample.index)))
     climbs = [_em_on(model, part, data, tol, MOVE_TOL) for part in _telling(_parts(model, sample, data))]
-    return Search(model, ranking.rows(), climbs, data.scheduler.each)
+    each = data.scheduler.each if ranking.x.nbytes >= WORTH_THREADS else map
+    return Search(model, ranking.rows(), climbs, each)
 
 
 def _margin(model: Any, data: RowData, sample: Sample) -> float:
@@ -283,7 +297,7 @@ def _fastest(
     anderson = functools.partial(Anderson, model, with_em=with_em)
     rows = 0 if sample is None else len(sample.index)
     enough = rows >= FEWEST_ROWS_PER_PARAMETER * _parameters(model, data.source)
-    correctable = enough and rows <= data.source.n_samples // 2 and hasattr(model, "expected_log_joint")
+    correctable = enough and not _is_most(sample, data) and hasattr(model, "expected_log_joint")
     if acceleration == "anderson" or sample_pass is None or not correctable:
         return anderson
     solve = functools.partial(_solve, model, tol=tol / 10)
