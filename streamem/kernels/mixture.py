@@ -108,6 +108,7 @@ def statistics(
         tile,
         components,
         _number(log_noise),
+        _NO_RESP,
     )
     k = len(family.means)
     sum_noise = float(tile.sum_w[k:].sum())
@@ -122,8 +123,8 @@ def score_samples(
 ) -> Float64Array:
     """Return (n,) log densities ``log Σ_k exp(log_joint)``, noise included."""
     out = np.empty(len(x))
-    prepared = _prepare(family, len(x), precision, log_noise, every=True)
-    _rows(x, prepared, log_noise, out, _NO_RESP, _NO_LABEL)
+    tile, components = _prepare(family, len(x), precision, log_noise, every=True)
+    _by_row(unwritable(x), tile, components, _number(log_noise), out, _NO_LABEL)
     return out
 
 
@@ -135,8 +136,9 @@ def responsibilities(
 ) -> Float64Array:
     """Return (n, k) posterior probabilities; zeros in a row that no component can explain."""
     out = np.empty((len(x), len(family.log_const)))
-    prepared = _prepare(family, len(x), precision, log_noise, every=True)
-    _rows(x, prepared, log_noise, _NO_WEIGHT, out, _NO_LABEL)
+    tile, components = _prepare(family, len(x), precision, log_noise, every=True)
+    given = unwritable(_NO_WEIGHT), unwritable(_NO_RESP), False
+    _statistics(unwritable(x), *given, tile, components, _number(log_noise), out)
     return out
 
 
@@ -148,15 +150,10 @@ def labels(
 ) -> NDArray[np.int64]:
     """Return (n,) the likeliest component of each row, the first of several; −1 for noise."""
     out = np.empty(len(x), np.int64)
-    prepared = _prepare(family, len(x), precision, log_noise, UNLIKELIER)
-    _rows(x, prepared, log_noise, _NO_WEIGHT, _NO_RESP, out)
+    tile, components = _prepare(family, len(x), precision, log_noise, UNLIKELIER)
+    _by_row(unwritable(x), tile, components, _number(log_noise), _NO_WEIGHT, out)
     out[out == len(family.means)] = -1
     return out
-
-
-def _rows(x: FloatArray, prepared: tuple[Tile, Any], log_noise: float | None, *out: NDArray[Any]) -> None:
-    """Write what is asked for of each row."""
-    _by_row(unwritable(x), *prepared, _number(log_noise), *out)
 
 
 def _number(log_noise: float | None) -> float:
@@ -204,52 +201,57 @@ def _sums(family: GaussianFamily, components: Any) -> tuple[Float64Array, Float6
 
 
 @kernel
-def _statistics(x, weight, resp, given, tile, components, log_noise):  # type: ignore[no-untyped-def]
-    """Return log-likelihood and entropy; add to the sums in tile and components."""
+def _statistics(x, weight, resp, given, tile, components, log_noise, posteriors):  # type: ignore[no-untyped-def]
+    """Return log-likelihood and entropy; write posteriors (n, k), or add to the sums where that is empty.
+
+    Fits ask for posteriors too, as they rank moves: this kernel alone is compiled for them.
+    """
     log_likelihood = entropy = 0.0
-    k = len(components.means)
-    lanes = rows_per_strip(tile.x)
+    k, lanes = len(components.means), rows_per_strip(tile.x)
     row = 0
     while row < len(x):
         row, held = fill(x, weight, row, tile)
         n_strips = -(-held // lanes)
-        for c in range(k, len(tile.resp)):
-            tile.resp[c, :] = -np.inf  # what is within reach is so beside the likeliest component
+        _enter_noise(tile, k, -np.inf)  # what is within reach is so beside the likeliest component
         log_joint(components, tile, n_strips)
-        for c in range(k, len(tile.resp)):
-            tile.resp[c, :] = log_noise
+        _enter_noise(tile, k, log_noise)
         if given:
             gained, spread = given_posterior(resp, tile, n_strips)
         else:
             gained, spread = posterior(tile, n_strips)
         log_likelihood += gained
         entropy += spread
-        add_moments(components, tile, n_strips)
+        if len(posteriors) == 0:
+            add_moments(components, tile, n_strips)
+            continue
+        for t in range(held):
+            for c in range(posteriors.shape[1]):
+                posteriors[tile.row[t], c] = tile.resp[c, t]
     return log_likelihood, entropy
 
 
 @kernel
-def _by_row(x, tile, components, log_noise, densities, resp, label):  # type: ignore[no-untyped-def]
-    """Write that of densities (n,), posteriors (n, k) and likeliest components (n,) which is not empty."""
-    lanes = rows_per_strip(tile.x)
+def _by_row(x, tile, components, log_noise, densities, label):  # type: ignore[no-untyped-def]
+    """Write that of densities (n,) and likeliest components (n,) which is not empty."""
+    k, lanes = len(components.means), rows_per_strip(tile.x)
     row = 0
     while row < len(x):
         first = row
         row, held = fill(x, tile.weight[:0], row, tile)
         n_strips = -(-held // lanes)
-        for c in range(len(components.means), len(tile.resp)):
-            tile.resp[c, :] = -np.inf
+        _enter_noise(tile, k, -np.inf)  # what is within reach is so beside the likeliest component
         log_joint(components, tile, n_strips)
-        for c in range(len(components.means), len(tile.resp)):
-            tile.resp[c, :] = log_noise
+        _enter_noise(tile, k, log_noise)
         if len(label) > 0:
             likeliest(tile, held, label[first:row])
             continue
         log_sum_exp(tile, n_strips)
-        if len(densities) > 0:
-            for t in range(held):
-                densities[first + t] = tile.density[t]
-        else:
-            for t in range(held):
-                for c in range(resp.shape[1]):
-                    resp[first + t, c] = tile.resp[c, t] * np.float64(tile.scale[t])
+        for t in range(held):
+            densities[first + t] = tile.density[t]
+
+
+@kernel(inline=True)
+def _enter_noise(tile, k, log_noise):  # type: ignore[no-untyped-def]
+    """Write the log-joint of the noise, where there is some, after those of k components."""
+    for c in range(k, len(tile.resp)):
+        tile.resp[c, :] = log_noise

@@ -234,8 +234,8 @@ def test_rowwise_results__of_separated_components_are_the_formulas(separation, p
 def test_labels__leave_out_what_is_out_of_reach(separation, left_out):
     p = problem("full", TILE, 18, 12, separation=separation)
     tile, components = mixture._prepare(p.family, TILE, None, None, mixture.UNLIKELIER)
-    densities, no_resp, no_label = np.empty(TILE), np.empty((0, 0)), np.empty(0, np.int64)
-    mixture._by_row(mixture.unwritable(p.x), tile, components, -np.inf, densities, no_resp, no_label)
+    densities, no_label = np.empty(TILE), np.empty(0, np.int64)
+    mixture._by_row(mixture.unwritable(p.x), tile, components, -np.inf, densities, no_label)
     assert (components.n_chosen >= 0).all() == left_out
 
 
