@@ -98,7 +98,7 @@ class Meter:
 
     def _title(self) -> str:
         if self.current is None:
-            return "Computing"
+            return "Computing" if self.records else "Starting"
         title = _TITLES.get(self.current.phase, self.current.phase.capitalize())
         return f"{title} {self.current.index + 1}" if self.current.phase == "em" else title
 

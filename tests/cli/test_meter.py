@@ -57,7 +57,13 @@ def test_view__before_the_first_rows_promises_nothing(meter):
 def test_view__between_passes_is_not_a_pass(meter, clock):
     run_pass(meter, clock, 0, math.inf)
     assert meter.view().fraction == 0.0
-    assert not meter.view().title.startswith("Pass")
+    assert meter.view().title == "Computing"
+
+
+def test_view__says_that_a_fit_looks_for_its_start(meter):
+    meter.take(PassStarted("sample", 0, 1_000_000, 8_000_000_000))
+    meter.take(PassEnded("sample", 0))
+    assert meter.view().title == "Starting"
 
 
 def test_take__ignores_progress_that_arrives_late(meter):
