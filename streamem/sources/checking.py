@@ -23,8 +23,6 @@ __all__ = [
     "row_dtype",
 ]
 
-PIECE = 8192
-"""Values per step of the finiteness check: fits in the first cache, and too few for BLAS to start threads."""
 LARGEST_LABEL = 2.0**31
 """There is no mixture of so many components."""
 
@@ -109,13 +107,11 @@ def _check_length(array: ArrayHandle, n_samples: int, what: str) -> None:
 
 
 def all_finite(values: FloatArray) -> bool:
-    """Return whether a 1-D contiguous array holds neither NaN nor Inf; allocates next to nothing."""
-    for i in range(0, len(values), PIECE):
-        piece = values[i : i + PIECE]
-        # The sum of squares is finite only if all values are. Large values overflow it: then look closely.
-        if not math.isfinite(piece.dot(piece)) and not np.isfinite(piece).all():
-            return False
-    return True
+    """Return whether an array holds neither NaN nor Inf; allocates next to nothing where it holds none.
+
+    A sum is finite only if all values are. Those of large values may overflow it: then look closely.
+    """
+    return math.isfinite(values.sum()) or bool(np.isfinite(values).all())
 
 
 def check_rows(where: str, x: FloatArray, start: int, missing: str = "raise") -> bool:
@@ -125,7 +121,7 @@ def check_rows(where: str, x: FloatArray, start: int, missing: str = "raise") ->
     weight zero must be finite too: kernels multiply by the weight, and 0 * NaN is NaN.
     """
     with np.errstate(all="ignore"):
-        if all_finite(x.reshape(-1)):
+        if all_finite(x):
             return True
     bad = np.isinf(x) if missing == "keep" else ~np.isfinite(x)
     if not bad.any():
