@@ -22,7 +22,7 @@ from streamem.errors import SourceError
 from streamem.protocols import Block, Buffer, EStep, Pass, Rows, Source, Stats
 from streamem.retries import persistently
 from streamem.scheduling import LOCAL_SCHEDULERS, Scheduler, open_scheduler
-from streamem.tree import Node, fold, height, merge_in_groups
+from streamem.tree import FAN_IN, Node, Stack, fold, height, merge_in_groups, stacked, top
 from streamem.watching import StoppedError, Watch
 
 __all__ = ["LOCAL_SCHEDULERS", "Scheduler", "map_reduce", "map_rows", "open_scheduler"]
@@ -58,7 +58,11 @@ def map_reduce(
         progress(source.n_samples)
         return alone
     leaves = [work.task(run, _fold, blocks[run.start : run.stop]) for run in runs]
-    root = merge_in_groups(list(zip(runs, leaves, strict=True)), work.merge)
+    nodes = list(zip(runs, leaves, strict=True))
+    if scheduler.client is None:
+        root = work.after(_top, work.in_order(_stacked, (), nodes))
+    else:
+        root = merge_in_groups(nodes, work.merge)
     done = _Counter([blocks[run[-1]].stop - blocks[run[0]].start for run in runs], progress)
     return scheduler.compute(leaves, root, work.watch, done)  # type: ignore[no-any-return]
 
@@ -140,6 +144,21 @@ class _Work:
         inputs = [self._shared, *self._inputs(blocks).values()]
         return self._delayed(run, call, inputs, dask_key_name=f"partition-{self._name}-{run.start}")
 
+    def in_order(self, function: Callable[..., Any], state: Any, nodes: Sequence[Node[Any]]) -> Any:
+        """Return the task of the last ``state = function(runs, state, *results)`` over groups of nodes.
+
+        Dask's own schedulers begin what these wait for first: so runs start in order, the large ones first.
+        """
+        state = dask.delayed(state, name=f"start-{self._name}", traverse=False)
+        for i in range(0, len(nodes), FAN_IN):
+            runs, tasks = zip(*nodes[i : i + FAN_IN], strict=True)
+            state = self.after(functools.partial(function, runs), state, *tasks)
+        return state
+
+    def after(self, function: Callable[..., Any], *tasks: Any) -> Any:
+        """Return a task of what others have returned, for Dask's own schedulers."""
+        return dask.delayed(function, pure=False, traverse=False)(*tasks)
+
     def merge(self, nodes: Sequence[Node[Any]]) -> Any:
         """Return a task that merges the results of others."""
         runs = tuple(run for run, _ in nodes)
@@ -173,6 +192,14 @@ class _Counter:
 
 def _merge(left: Pass[S], right: Pass[S]) -> Pass[S]:
     return left.merge(right)
+
+
+def _stacked(runs: Sequence[range], stack: Stack[Pass[S]], *nodes: Pass[S]) -> Stack[Pass[S]]:
+    return stacked(stack, zip(runs, nodes, strict=True), _merge)
+
+
+def _top(stack: Stack[Pass[S]]) -> Pass[S]:
+    return top(stack, _merge)
 
 
 def _merge_all(runs: Sequence[range], *nodes: Pass[S]) -> Pass[S]:
@@ -226,7 +253,10 @@ def map_rows(
         first = int(np.searchsorted(first_rows, start, "right")) - 1
         last = int(np.searchsorted(first_rows, stop, "left"))
         leaves.append(work.task(run, _write_run, blocks[first:last], start, stop))
-    root = dask.delayed(_count, pure=False)(leaves)
+    if scheduler.client is None:
+        root = work.in_order(_count, 0, list(zip(runs, leaves, strict=True)))
+    else:
+        root = dask.delayed(_count, pure=False)(runs, 0, *leaves)
     done = _Counter([stop - start for start, stop in bounds], progress)
     written = scheduler.compute(leaves, root, work.watch, done)
     if written != source.n_samples:
@@ -235,8 +265,8 @@ def map_rows(
         )
 
 
-def _count(rows: Sequence[int]) -> int:
-    return sum(rows)
+def _count(runs: Sequence[range], before: int, *rows: int) -> int:
+    return before + sum(rows)
 
 
 def _write_run(run: _Run, start: int, stop: int, step: _Opaque[Any], *values: Any) -> int:

@@ -103,7 +103,11 @@ class Scheduler:
         try:
             with watch, DaskCallback(posttask=posttask):
                 return root.compute(
-                    scheduler=self.name, num_workers=self.n_workers, pool=self.pool, optimize_graph=False
+                    scheduler=self.name,
+                    num_workers=self.n_workers,
+                    pool=self.pool,
+                    optimize_graph=False,
+                    chunksize=1,  # tasks that a process is given at once
                 )
         except BaseException as error:
             if self.pool is not None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-__all__ = ["FAN_IN", "cut", "fold", "height", "merge_in_groups"]
+__all__ = ["FAN_IN", "Node", "Stack", "cut", "fold", "height", "merge_in_groups", "stacked", "top"]
 
 T = TypeVar("T")
 Node = tuple[range, T]
+Stack = tuple[tuple[int, T], ...]
+"""Nodes from left to right and their heights, each less than the one before."""
 
 FAN_IN = 8
 """Most nodes that one task merges: on a cluster a task costs 2 ms."""
@@ -69,15 +71,31 @@ def fold(nodes: Iterable[Node[T]], merge: Callable[[T, T], T]) -> T:
     >>> fold([(range(0, 4), "a"), (range(4, 6), "b"), (range(6, 7), "c")], lambda a, b: f"({a}{b})")
     '(a(bc))'
     """
-    stack: list[tuple[int, T]] = []
+    return top(stacked((), nodes, merge), merge)
+
+
+def stacked(stack: Stack[T], nodes: Iterable[Node[T]], merge: Callable[[T, T], T]) -> Stack[T]:
+    """Return the stack with the nodes that follow it to the right: two of the same height become one.
+
+    Examples
+    --------
+    >>> stacked(((2, "a"), (1, "b")), [(range(6, 7), "c"), (range(7, 8), "d")], lambda a, b: f"({a}{b})")
+    ((3, '(a(b(cd)))'),)
+    """
+    held = list(stack)
     for run, node in nodes:
         level = height(run)
-        while stack and stack[-1][0] == level:
-            level, node = level + 1, merge(stack.pop()[1], node)
-        stack.append((level, node))
-    node = stack.pop()[1]
-    while stack:
-        node = merge(stack.pop()[1], node)
+        while held and held[-1][0] == level:
+            level, node = level + 1, merge(held.pop()[1], node)
+        held.append((level, node))
+    return tuple(held)
+
+
+def top(stack: Stack[T], merge: Callable[[T, T], T]) -> T:
+    """Return the tree's node above all that are in the stack."""
+    *rest, (_, node) = stack
+    for _, left in reversed(rest):
+        node = merge(left, node)
     return node
 
 

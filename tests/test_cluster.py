@@ -222,7 +222,7 @@ def test_large_runs__begin_before_small_ones(threads):
     """
     scheduler = Scheduler("distributed", 2, client=threads)
     size_of = {run.start: len(run) for run in scheduler.cut(768, 0)}
-    assert len(set(size_of.values())) == 4
+    assert len(set(size_of.values())) == 6
     BEGUN.clear()
     reduce.map_reduce(_note, Blocks(768), scheduler)
     sizes = [size_of[block] for block in BEGUN if block in size_of]

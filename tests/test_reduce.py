@@ -15,6 +15,7 @@ from streamem import reduce, retries
 from streamem.errors import InputError, MemoryLimitError, SourceError
 from streamem.protocols import Rows
 from streamem.sinks import open_sink
+from streamem.tree import FAN_IN
 from streamem.watching import Watch
 
 from . import naive
@@ -102,6 +103,25 @@ def test_map_reduce__builds_that_tree(name, n_blocks):
     stats = run(n_blocks, 2, name)
     assert stats.text == naive.tree([str(i) for i in range(n_blocks)])
     assert stats.n_samples == 3 * n_blocks
+
+
+def test_large_runs__begin_first():
+    """Threads end together only if what is left in the end is small."""
+    began = []
+
+    def step(rows):
+        began.append(rows.start // 3)
+        return Trace("")
+
+    scheduler = reduce.Scheduler("synchronous", 8)
+    source = FakeSource(3000)
+    reduce.map_reduce(step, source, scheduler)
+    runs = scheduler.cut(3000, reduce._row_bytes(source))
+    order = sorted(range(len(runs)), key=lambda i: began.index(runs[i].start))
+    groups = [i // FAN_IN for i in order]
+    assert len(runs[0]) > len(runs[-2])
+    assert len(groups) > 3 * FAN_IN
+    assert groups == sorted(groups)
 
 
 def test_progress__counts_every_row_once():

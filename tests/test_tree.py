@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamem.tree import FAN_IN, SMALLEST, cut, fold, merge_in_groups
+from streamem.tree import FAN_IN, SMALLEST, cut, fold, merge_in_groups, stacked, top
 
 from . import naive
 
@@ -42,8 +43,8 @@ def any_cut(draw):
 
 
 @settings(max_examples=200, deadline=None)
-@given(any_cut())
-def test_tree__depends_on_the_blocks_alone(runs):
+@given(any_cut(), st.integers(1, 20))
+def test_tree__depends_on_the_blocks_alone(runs, split):
     n = runs[-1].stop
     merged = []
 
@@ -53,6 +54,10 @@ def test_tree__depends_on_the_blocks_alone(runs):
 
     expected = naive.tree([f"<{i}>" for i in range(n)])
     assert folded(runs) == expected
+    stack = ()
+    for some in np.array_split(np.arange(len(runs)), split):
+        stack = stacked(stack, [(runs[i], node(runs[i])) for i in some], both)
+    assert top(stack, both) == expected
     assert merge_in_groups([(run, node(run)) for run in runs], merge) == expected
     assert all(1 < many <= FAN_IN for many in merged)
 
