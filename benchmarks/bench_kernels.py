@@ -150,30 +150,28 @@ def sklearn_seconds(case: Case, x: Any, family: Any, threads: int) -> dict[str, 
     return {"sklearn": max(statistics.median(more), 1e-9) / iterations, "sklearn_score_samples": scoring}
 
 
-def run_case(case: Case, threads: int, repeats: int, dgemm: float, with_sklearn: bool) -> dict[str, Any]:
+def run_case(case: Case, options: Any, dgemm: float) -> dict[str, Any]:
     """Time everything for one case."""
     x, family = make_problem(case)
-    single = x.astype(np.float32)
-    repeats = max(repeats, times(case))
-    work = {
+    single, threads = x.astype(np.float32), options.threads
+    repeats, seconds = max(options.repeats, times(case)), 0.0 if options.tiny else harness.TURNS_SECONDS
+    each = {
         "float64": lambda block: mixture.statistics(block, None, family),
         "score_samples": lambda block: mixture.score_samples(block, family),
         "labels": lambda block: mixture.labels(block, family),
         "responsibilities": lambda block: mixture.responsibilities(block, family),
         "read": lambda block: block.sum(),
     }
+    work = {name: by_blocks(x, one, threads) for name, one in each.items()}
+    work["float32"] = by_blocks(
+        single, lambda block: mixture.statistics(block, None, family, precision=np.float32), threads
+    )
     with threadpool_limits(1, "blas"):
-        result = {
-            name: harness.median_seconds(by_blocks(x, each, threads), repeats) for name, each in work.items()
-        }
-        in_single = by_blocks(
-            single, lambda block: mixture.statistics(block, None, family, precision=np.float32), threads
-        )
-        result["float32"] = harness.median_seconds(in_single, repeats)
+        result: dict[str, Any] = harness.medians(work, repeats, seconds)
     result |= case._asdict()
     if case.covariance_type == "full":
         result["dgemm_share"] = 2 * case.n * case.k * case.d**2 / result["float64"] / 1e9 / dgemm
-    if with_sklearn and case.n >= max(2, case.k):  # it takes no less
+    if not options.no_sklearn and case.n >= max(2, case.k):  # it takes no less
         result |= sklearn_seconds(case, x, family, threads)
     return result
 
@@ -210,7 +208,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     print(f"numpy's dgemm: {dgemm:.1f} GFLOP/s", header(), sep="\n", flush=True)
     results = []
     for case in cases:
-        results.append(run_case(case, options.threads, options.repeats, dgemm, not options.no_sklearn))
+        results.append(run_case(case, options, dgemm))
         print(line(results[-1]), flush=True)
     report = {
         "machine": harness.machine(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import dask
@@ -24,40 +27,29 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     n = 5000 if options.tiny else options.rows
     source = as_source(np.random.default_rng(0).normal(size=(n, 32)), memory_limit=None)
     counts = sorted({1, options.threads} | {2**i for i in range(1, 8) if 2**i < options.threads})
-    rows = []
-    for covariance_type, k in CASES:
+    work: dict[tuple[str, int], Callable[[], Any]] = {}
+    for (covariance_type, k), threads in itertools.product(CASES, counts):
         e_step = problem(covariance_type, k)
-        alone = 0.0
-        for threads in counts:
-            with dask.config.set(num_workers=threads), open_scheduler(source=source) as scheduler:
-                seconds = harness.median_seconds(
-                    lambda e_step=e_step, scheduler=scheduler: map_reduce(e_step, source, scheduler),
-                    options.repeats,
-                )
-            alone = alone or seconds
-            rows.append(
-                {
-                    "model": f"{covariance_type} k={k}",
-                    "threads": threads,
-                    "s": seconds,
-                    "gain": alone / seconds,
-                }
-            )
-    return harness.report(
-        options, rows + _matrix_product(counts, 200 if options.tiny else 2000, options.repeats)
-    )
-
-
-def _matrix_product(counts: list[int], size: int, repeats: int) -> list[dict[str, Any]]:
-    """Time numpy's matrix product on as many threads."""
+        work[f"{covariance_type} k={k}", threads] = functools.partial(_pass, e_step, source, threads)
+    size = 200 if options.tiny else 2000
     a = np.random.default_rng(0).normal(size=(size, size))
-    rows: list[dict[str, Any]] = []
-    for threads in counts:
-        with threadpool_limits(threads, "blas"):
-            seconds = harness.median_seconds(lambda: a @ a, repeats)
-        gain = rows[0]["s"] / seconds if rows else 1.0
-        rows.append({"model": "numpy a @ a", "threads": threads, "s": seconds, "gain": gain})
-    return rows
+    work |= {("numpy a @ a", threads): functools.partial(_product, a, threads) for threads in counts}
+    seconds = harness.medians(work, options.repeats, 0.0 if options.tiny else harness.TURNS_SECONDS)
+    rows = [
+        {"model": name, "threads": threads, "s": its, "gain": seconds[name, 1] / its}
+        for (name, threads), its in seconds.items()
+    ]
+    return harness.report(options, rows)
+
+
+def _pass(e_step: Any, source: Any, threads: int) -> None:
+    with dask.config.set(num_workers=threads), open_scheduler(source=source) as scheduler:
+        map_reduce(e_step, source, scheduler)
+
+
+def _product(a: Any, threads: int) -> None:
+    with threadpool_limits(threads, "blas"):
+        a @ a
 
 
 if __name__ == "__main__":

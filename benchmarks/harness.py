@@ -13,10 +13,12 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+TURNS_SECONDS = 1.0
+"""What each of several that are compared is repeated for."""
 PACKAGES = ("streamem", "numpy", "numba", "dask", "zarr", "scikit-learn")
 
 
@@ -32,13 +34,25 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def median_seconds(work: Callable[[], Any], repeats: int) -> float:
     """Return the median time, after one run that does not count."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+    return medians({"": work}, repeats)[""]
+
+
+def medians(
+    works: Mapping[Hashable, Callable[[], Any]], repeats: int, seconds: float = 0.0
+) -> dict[Any, float]:
+    """Return the median time of each, after one run that does not count.
+
+    They take turns, so that what else goes on hits all alike; each is repeated until it took so many seconds.
+    """
+    for work in works.values():
         work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    times: dict[Hashable, list[float]] = {name: [] for name in works}
+    while wanting := [name for name, its in times.items() if len(its) < repeats or sum(its) < seconds]:
+        for name in wanting:
+            start = time.perf_counter()
+            works[name]()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(its) for name, its in times.items()}
 
 
 def machine() -> dict[str, Any]:
