@@ -157,7 +157,7 @@ class _Work:
 
     def after(self, function: Callable[..., Any], *tasks: Any) -> Any:
         """Return a task of what others have returned, for Dask's own schedulers."""
-        return dask.delayed(function, pure=False, traverse=False)(*tasks)
+        return dask.delayed(self._travelling(function), pure=False, traverse=False)(*tasks)
 
     def merge(self, nodes: Sequence[Node[Any]]) -> Any:
         """Return a task that merges the results of others."""
@@ -166,10 +166,12 @@ class _Work:
         return self._delayed(above, functools.partial(_merge_all, runs), [task for _, task in nodes])
 
     def _delayed(self, run: range, call: Callable[..., Any], inputs: Sequence[Any], **name: str) -> Any:
-        if not self._scheduler.in_process:
-            call = functools.partial(travelling, call, versions())
         with dask.annotate(priority=height(run) - self._lowest):
-            return dask.delayed(call, pure=False, traverse=False)(*inputs, **name)
+            return dask.delayed(self._travelling(call), pure=False, traverse=False)(*inputs, **name)
+
+    def _travelling(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a call whose failure reaches this process."""
+        return call if self._scheduler.in_process else functools.partial(travelling, call, versions())
 
     def _inputs(self, blocks: Sequence[Block]) -> dict[str, Any]:
         """Return the futures that blocks are made from, where the tasks run on their cluster."""
