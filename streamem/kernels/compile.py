@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numba
 import numpy as np
@@ -43,10 +43,10 @@ INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True, "no_cfunc_wrapper": T
 @overload
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]: ...
 @overload
-def kernel(*, inline: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+def kernel(*, inline: bool | Literal["once"]) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
-def kernel(function: Any = None, *, inline: bool = False) -> Any:
+def kernel(function: Any = None, *, inline: bool | Literal["once"] = False) -> Any:
     """Compile a function on its first call, without the GIL, and keep the machine code on disk.
 
     Parameters
@@ -54,7 +54,9 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
     function
         Plain loops over arrays.
     inline
-        For a piece of other kernels: always inlined, never kept on its own.
+        For a piece of other kernels: always inlined, never kept on its own. "once" for one that any kernel
+        calls from a single place: it becomes part of its caller before types are inferred, and is not
+        compiled on its own first.
 
     Notes
     -----
@@ -64,6 +66,8 @@ def kernel(function: Any = None, *, inline: bool = False) -> Any:
     """
     if function is None:
         return partial(kernel, inline=inline)
+    if inline == "once":
+        return numba.njit(inline="always", **OPTIONS)(function)
     if inline:
         return register_jitable(**INLINED)(function)
     directory = cache_directory()

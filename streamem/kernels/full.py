@@ -131,7 +131,7 @@ def unpaired(sums: NDArray[np.float64], n_features: int) -> NDArray[np.float64]:
     return np.ascontiguousarray(sums.reshape(len(sums), -1, 2).sum(axis=2)[:, :n_features])
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def whiten_all(components, tile, c, n_written, n_strips):  # type: ignore[no-untyped-def]
     """Write n_written features of ``y = L_c⁻¹ (x - μ_c)``, and ``log_const - ‖y‖² / 2`` over them."""
     y = components.y[c if len(components.y) > 1 else 0]
@@ -227,7 +227,7 @@ TRIED_FROM = 16
 @kernel(inline=True)
 def _tried(n_features):  # type: ignore[no-untyped-def]
     """Return after how many features that is decided: what they take is small against the whole."""
-    return max(8, n_features // 32 * 4)
+    return n_features // 32 * 4 if n_features >= 64 else 8
 
 
 @implements(log_joint, FullComponents)
@@ -257,7 +257,7 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
         trying = False
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def _work_out_notable(components, tile, held):  # type: ignore[no-untyped-def]
     """Write the log-joints that matter, given upper bounds of all; False where those are many."""
     k = len(components.means)
@@ -273,13 +273,12 @@ def _work_out_notable(components, tile, held):  # type: ignore[no-untyped-def]
     return True
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def _choose_all_notable(components, tile, held):  # type: ignore[no-untyped-def]
     """Choose rows of all components, given the log-joints of the likeliest; False where those are many."""
     k, total = len(components.means), 0
     for t in range(held):  # the least that a log-joint must be, but for what depends on the component
-        weight = max(tile.weight[t], 1e-300)
-        tile.scale[t] = tile.resp[components.guess[t], t] - np.log(weight)
+        tile.scale[t] = tile.resp[components.guess[t], t] - np.log(tile.weight[t])
     for c in range(k):
         components.n_guessed[c] = components.n_chosen[c]
         _choose_notable(components, tile, c, held)
@@ -293,7 +292,7 @@ def _choose(components, c, t):  # type: ignore[no-untyped-def]
     components.n_chosen[c] += 1
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def]
     """Choose rows of which the component may matter; make other log-joints -inf."""
     least, resp, guess = components.least[c], tile.resp[c], components.guess
@@ -305,7 +304,7 @@ def _choose_notable(components, tile, c, n_rows):  # type: ignore[no-untyped-def
                 resp[t] = -np.inf
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def whiten_chosen(components, tile, c, start):  # type: ignore[no-untyped-def]
     """Write ``y = L_c⁻¹ (x - μ_c)`` and log-joints of chosen rows, from number `start` or a little before."""
     n_features, lanes = components.means.shape[1], rows_per_strip(tile.x)
@@ -321,7 +320,7 @@ def whiten_chosen(components, tile, c, start):  # type: ignore[no-untyped-def]
             joint[places[t]] = found[t]
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def gather(values, places, n_places, n_written, out):  # type: ignore[no-untyped-def]
     """Write the values at n_places places to out, and zeros up to n_written."""
     for t in range(n_places):

@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, lower_builtin, type_callable
 
 __all__ = [
     "VECTOR_BYTES",
@@ -390,18 +390,13 @@ def _shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
 
 
 def _register(symbol: Any, instruction: str) -> None:
-    @intrinsic
-    def operation(typingctx: Any, a: Any, b: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return getattr(builder, instruction)(*args, flags=("contract", "nsz"))
+    @type_callable(symbol)
+    def of_vectors(context: Any) -> Any:
+        return lambda a, b: a if isinstance(a, VectorType) and a == b else None
 
-        return a(a, b), codegen
-
-    @overload(symbol)
-    def implementation(a, b):  # type: ignore[no-untyped-def]
-        if isinstance(a, VectorType) and a == b:
-            return lambda a, b: operation(a, b)
-        return None
+    @lower_builtin(symbol, VectorType, VectorType)
+    def operation(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args, flags=("contract", "nsz"))
 
 
 for _symbol, _instruction in (

@@ -136,7 +136,7 @@ def implements(generic: Any, family: type) -> Any:
     return register
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
     """Bring in rows of x from `start` on but those of weight 0; return the next row and the number held."""
     n_features = len(tile.center)
@@ -175,7 +175,7 @@ def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
     return start, count
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def _none_left_out(x, weight, start, n_rows):  # type: ignore[no-untyped-def]
     """Return whether there are n_rows more rows, all of some weight."""
     if start + n_rows > len(x):
@@ -187,7 +187,7 @@ def _none_left_out(x, weight, start, n_rows):  # type: ignore[no-untyped-def]
     return True
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def log_sum_exp(tile, n_strips):  # type: ignore[no-untyped-def]
     """Write density, entropy and scale, and ``exp(log_joint - largest log_joint)`` to resp. O(k) per row.
 
@@ -213,7 +213,7 @@ def log_sum_exp(tile, n_strips):  # type: ignore[no-untyped-def]
         store(tile.scale, v, scale)
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def posterior(tile, n_strips):  # type: ignore[no-untyped-def]
     """Replace log-joints by ``w r``; return ``Σ w log Σ_k exp(log_joint)`` and ``-Σ w r log r``."""
     log_sum_exp(tile, n_strips)
@@ -234,7 +234,7 @@ def posterior(tile, n_strips):  # type: ignore[no-untyped-def]
     return log_likelihood, entropy
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def given_posterior(resp, tile, n_strips):  # type: ignore[no-untyped-def]
     """Replace log-joints by given ``w r``; return ``Σ w r (log_joint - log r)`` and ``-Σ w r log r``."""
     bound = entropy = 0.0
