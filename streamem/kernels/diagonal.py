@@ -1,4 +1,4 @@
-"""Components of independent features: ``y = (x - μ_k) / σ_k``, one deviation per feature or for all."""
+"""Components of independent features: ``y = (x - μ_k) / σ_k``, one deviation for each."""
 
 from __future__ import annotations
 
@@ -8,23 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.gaussian import DiagGaussian, SphericalGaussian
+from streamem.kernels.gaussian import DiagGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.simd import add_sums, load, multiply_add, splat, store, where_positive, zero
-from streamem.kernels.tiles import (
-    add_moments,
-    implements,
-    log_joint,
-    padded,
-)
+from streamem.kernels.spherical import unit_of_smallest
+from streamem.kernels.tiles import add_moments, implements, log_joint, padded
 
-__all__ = [
-    "DiagonalComponents",
-    "diagonal_components",
-    "diagonal_sums",
-    "log_joint_of_distances",
-    "tile_units",
-]
+__all__ = ["DiagonalComponents", "diagonal_components", "diagonal_sums"]
 
 
 class DiagonalComponents(NamedTuple):
@@ -34,56 +24,42 @@ class DiagonalComponents(NamedTuple):
     """(k, padded d) in units of the tile."""
     whitening: NDArray[Any]
     """(k, padded d) one over the standard deviations, in units of the tile."""
-    spherical: bool
-    """Whether all features of a component have the same deviation in units of the tile."""
     log_const: NDArray[np.float64]
     """(k,)."""
     sums: NDArray[np.float64]
     """(k, padded d / 4, 8): ``Σ w r (x - μ)`` and ``Σ w r (x - μ)²`` of each feature."""
 
 
-def tile_units(family: DiagGaussian | SphericalGaussian) -> NDArray[np.float64]:
-    """Return (d,) powers of two near one over the smallest deviations: so squares stay in range."""
-    largest = family.whitening.max(axis=0)
-    return np.broadcast_to(np.exp2(np.round(np.log2(largest))), family.center.shape)
-
-
-def diagonal_components(family: DiagGaussian | SphericalGaussian, dtype: Any) -> DiagonalComponents:
+def diagonal_components(family: DiagGaussian, dtype: Any) -> DiagonalComponents:
     """Prepare components for tiles of a dtype. The thread's next may be in the same memory."""
-    units = tile_units(family)
+    units = unit_of_smallest(family.whitening)
     k, d = family.means.shape
-    components = _memory(k, padded(d), np.dtype(dtype), isinstance(family, SphericalGaussian))
+    components = _memory(k, padded(d), np.dtype(dtype))
     enter(family.means * units, components.means)
-    enter(_by_feature(family) / units, components.whitening)
+    enter(family.whitening / units, components.whitening)
     components.log_const[:] = family.log_const
     components.sums.fill(0.0)
     return components
 
 
 @kept_by_thread
-def _memory(k: int, p: int, dtype: np.dtype[Any], spherical: bool) -> DiagonalComponents:
+def _memory(k: int, p: int, dtype: np.dtype[Any]) -> DiagonalComponents:
     return DiagonalComponents(
         means=np.empty((k, p), dtype),
         whitening=np.empty((k, p), dtype),
-        spherical=spherical,
         log_const=np.empty(k),
         sums=aligned_zeros((k, p // 4, 8), np.float64),
     )
 
 
-def _by_feature(family: DiagGaussian | SphericalGaussian) -> NDArray[np.float64]:
-    return family.whitening if isinstance(family, DiagGaussian) else family.whitening[:, None]
-
-
 def diagonal_sums(
-    family: DiagGaussian | SphericalGaussian, components: DiagonalComponents
+    family: DiagGaussian, components: DiagonalComponents
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return sum_wy (k, d), and sum_wyy: (k, d), or (k,) where one deviation serves all features."""
+    """Return sum_wy (k, d) and sum_wyy (k, d)."""
     k, d = family.means.shape
     sums = components.sums.reshape(k, -1, 2)[:, :d]
-    scale = _by_feature(family) / tile_units(family)
-    sum_wy, sum_wyy = sums[..., 0] * scale, sums[..., 1] * scale**2
-    return sum_wy, sum_wyy if isinstance(family, DiagGaussian) else sum_wyy.sum(axis=1)
+    scale = family.whitening / unit_of_smallest(family.whitening)
+    return sums[..., 0] * scale, sums[..., 1] * scale**2
 
 
 @implements(log_joint, DiagonalComponents)
@@ -91,11 +67,6 @@ def diagonal_sums(
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write ``log_const - ‖y‖² / 2`` of all components. O(k d) time per row."""
     x, n_features = tile.x, components.means.shape[1]
-    if components.spherical:
-        log_joint_of_distances(
-            x, components.means, components.whitening[:, 0], components.log_const, tile.resp, n_strips
-        )
-        return
     half = splat(x.dtype.type(-0.5))
     for s in range(0, n_strips, 2):  # two at once: tiles hold an even number of strips
         here, next_ = 2 * s * n_features, 2 * (s + 1) * n_features
@@ -113,28 +84,6 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
             store(joint, 2 * s + 1, multiply_add(half, a1, const))
             store(joint, 2 * s + 2, multiply_add(half, b0, const))
             store(joint, 2 * s + 3, multiply_add(half, b1, const))
-
-
-@kernel(inline=True)
-def log_joint_of_distances(x, means, whitening, log_const, resp, n_strips):  # type: ignore[no-untyped-def]
-    """Write ``log_const - ‖x - mean‖² whitening² / 2`` of all components to resp. O(k d) time per row."""
-    n_features = means.shape[1]
-    for c in range(len(means)):
-        const = splat(resp.dtype.type(log_const[c]))
-        scale = splat(resp.dtype.type(-0.5) * whitening[c] * whitening[c])
-        joint, mean = resp[c], means[c]
-        for s in range(n_strips):
-            strip = 2 * s * n_features
-            a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
-            for i in range(0, n_features, 2):
-                m = splat(mean[i])
-                d0, d1 = load(x, strip + 2 * i) - m, load(x, strip + 2 * i + 1) - m
-                a0, a1 = multiply_add(d0, d0, a0), multiply_add(d1, d1, a1)
-                m = splat(mean[i + 1])
-                d0, d1 = load(x, strip + 2 * i + 2) - m, load(x, strip + 2 * i + 3) - m
-                b0, b1 = multiply_add(d0, d0, b0), multiply_add(d1, d1, b1)
-            store(joint, 2 * s, multiply_add(scale, a0 + b0, const))
-            store(joint, 2 * s + 1, multiply_add(scale, a1 + b1, const))
 
 
 @implements(add_moments, DiagonalComponents)

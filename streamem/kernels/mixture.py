@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from streamem.kernels.compile import kernel, unwritable
-from streamem.kernels.diagonal import diagonal_components, diagonal_sums, tile_units
+from streamem.kernels.diagonal import diagonal_components, diagonal_sums
 from streamem.kernels.full import full_components, full_sums
 from streamem.kernels.gaussian import (
     DiagGaussian,
@@ -25,6 +25,7 @@ from streamem.kernels.gaussian import (
     TiedGaussian,
 )
 from streamem.kernels.products import STRIP_BYTES
+from streamem.kernels.spherical import spherical_components, spherical_sums, unit_of_smallest
 from streamem.kernels.tied import tied_components, tied_sums
 from streamem.kernels.tiles import (
     Tile,
@@ -183,13 +184,16 @@ def _prepare(
     n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // two_strips)) * two_strips)
     k, d = family.means.shape
     rows_of_resp = k if log_noise is None else k + 1
-    if isinstance(family, DiagGaussian | SphericalGaussian):
-        tile = make_tile(family.center, tile_units(family), rows_of_resp, n_rows, dtype)
-        return tile, diagonal_components(family, dtype)
-    tile = make_tile(family.center, np.ones(d), rows_of_resp, n_rows, dtype)
+    squared = isinstance(family, DiagGaussian | SphericalGaussian)
+    unit = np.broadcast_to(unit_of_smallest(family.whitening), d) if squared else np.ones(d)
+    tile = make_tile(family.center, unit, rows_of_resp, n_rows, dtype)
     if isinstance(family, FullGaussian):
         return tile, full_components(family, n_rows, dtype, reach, every)
-    return tile, tied_components(family, n_rows, dtype)
+    if isinstance(family, TiedGaussian):
+        return tile, tied_components(family, n_rows, dtype)
+    if isinstance(family, DiagGaussian):
+        return tile, diagonal_components(family, dtype)
+    return tile, spherical_components(family, n_rows, dtype)
 
 
 def _sums(family: GaussianFamily, components: Any) -> tuple[Float64Array, Float64Array]:
@@ -197,7 +201,9 @@ def _sums(family: GaussianFamily, components: Any) -> tuple[Float64Array, Float6
         return full_sums(family, components)
     if isinstance(family, TiedGaussian):
         return tied_sums(family, components)
-    return diagonal_sums(family, components)
+    if isinstance(family, DiagGaussian):
+        return diagonal_sums(family, components)
+    return spherical_sums(family, components)
 
 
 @kernel

@@ -17,27 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.diagonal import log_joint_of_distances
 from streamem.kernels.full import unpaired, weigh
 from streamem.kernels.gaussian import TiedGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import add_gram, gram_blocks, gram_matrix, whiten_strip
-from streamem.kernels.simd import (
-    add_sums,
-    load,
-    multiply_add,
-    splat,
-    square_root,
-    store,
-    where_positive,
-    zero,
-)
-from streamem.kernels.tiles import (
-    add_moments,
-    implements,
-    log_joint,
-    padded,
-)
+from streamem.kernels.simd import load, splat, square_root, store, where_positive, zero
+from streamem.kernels.spherical import add_first_moments, first_moments, squared_distances
+from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
 
 __all__ = ["TiedComponents", "tied_components", "tied_sums"]
 
@@ -51,8 +37,6 @@ class TiedComponents(NamedTuple):
     """(padded d, padded d)."""
     log_const: NDArray[np.float64]
     """(k,)."""
-    unit: NDArray[Any]
-    """(k,) ones."""
     pooled: bool
     """Whether second moments are taken about ȳ, with products of responsibilities."""
     z: NDArray[Any]
@@ -64,7 +48,9 @@ class TiedComponents(NamedTuple):
     r: NDArray[Any]
     """(strips, padded k, rows per strip), flat: ``r √(w / s)``."""
     sum_wy: NDArray[np.float64]
-    """(k, padded d / 4, 8) sums of even and odd vectors."""
+    """(k, padded d / 4, 8) sums of even and odd vectors, where second moments are not pooled."""
+    sum_wd: NDArray[np.float64]
+    """(pairs of k, padded d / 4, 8) of `add_first_moments`, where they are."""
     sum_wyy: NDArray[np.float64]
     """(gram_blocks(d), 8) ``Σ w s ȳ ȳᵀ``, or the whole second moment."""
     sum_wrr: NDArray[np.float64]
@@ -78,7 +64,7 @@ def tied_components(family: TiedGaussian, n_rows: int, dtype: Any) -> TiedCompon
     enter(family.means @ family.whitening.T, components.means)
     enter(family.whitening, components.whitening)
     components.log_const[:] = family.log_const
-    for sums in (components.sum_wy, components.sum_wyy, components.sum_wrr):
+    for sums in (components.sum_wd, components.sum_wy, components.sum_wyy, components.sum_wrr):
         sums.fill(0.0)
     return components
 
@@ -92,13 +78,13 @@ def _memory(k: int, d: int, n_rows: int, dtype: np.dtype[Any]) -> TiedComponents
         means=np.empty((k, p), dtype),
         whitening=np.empty((p, p), dtype),
         log_const=np.empty(k),
-        unit=np.ones(k, dtype),
         pooled=pooled,
         z=aligned_zeros(p * n_rows, dtype),
         y=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
         r=aligned_zeros(q * n_rows, dtype),
         sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
+        sum_wd=aligned_zeros((-(-k // 2), p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((gram_blocks(p), 8), np.float64),
         sum_wrr=aligned_zeros((gram_blocks(q), 8), np.float64),
     )
@@ -109,14 +95,15 @@ def tied_sums(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_wy (k, d) and sum_wyy (d, d), over all components."""
     k, d = family.means.shape
-    sum_wy, sum_wyy = unpaired(components.sum_wy, d), gram_matrix(components.sum_wyy, d)
+    sum_wyy = gram_matrix(components.sum_wyy, d)
     if components.pooled:
         means = components.means[:, :d].astype(np.float64)
         cross = gram_matrix(components.sum_wrr, k)
         for mean, row in zip(means, cross, strict=True):
             apart = means - mean
             sum_wyy += 0.5 * (apart.T * row) @ apart
-    return sum_wy, sum_wyy
+        return first_moments(components.sum_wd, (k, d)), sum_wyy
+    return unpaired(components.sum_wy, d), sum_wyy
 
 
 @implements(log_joint, TiedComponents)
@@ -126,7 +113,11 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     x, z, n_features = tile.x, components.z, components.means.shape[1]
     for s in range(n_strips):
         whiten_strip(components.whitening, n_features, x, 2 * s * n_features, z, 2 * s * n_features)
-    log_joint_of_distances(z, components.means, components.unit, components.log_const, tile.resp, n_strips)
+    squared_distances(z, components.means, n_strips, tile.resp)
+    for c in range(len(components.means)):
+        joint, const = tile.resp[c], z.dtype.type(components.log_const[c])
+        for t in range(n_strips * rows_per_strip(z)):
+            joint[t] = const - z.dtype.type(0.5) * joint[t]
 
 
 @implements(add_moments, TiedComponents)
@@ -134,13 +125,13 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
 def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r y`` of each component, and the second moments of all of them together."""
     if components.pooled:
-        _add_first_moments(components, tile, n_strips)
+        add_first_moments(components.z, components.means, tile.resp, n_strips, components.sum_wd)
         _add_pooled_moments(components, tile, n_strips)
     else:
         _add_direct_moments(components, tile, n_strips)
 
 
-@kernel(inline=True)
+@kernel(inline="once")
 def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r y`` and ``Σ w r y yᵀ`` component by component. O(k d² / 2) time per row."""
     y, z, n_features = components.y, components.z, components.means.shape[1]
@@ -154,30 +145,7 @@ def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-
         add_gram(y, n_features, n_strips, components.sum_wyy, 0)
 
 
-@kernel(inline=True)
-def _add_first_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
-    """Add ``Σ w r (z - m_k)``. O(k d) time per row."""
-    z, n_features = components.z, components.means.shape[1]
-    for c in range(len(components.means)):
-        resp, mean = tile.resp[c], components.means[c]
-        for i in range(0, n_features, 4):
-            m0, m1, m2, m3 = splat(mean[i]), splat(mean[i + 1]), splat(mean[i + 2]), splat(mean[i + 3])
-            a0, a1, b0, b1 = zero(z), zero(z), zero(z), zero(z)
-            c0, c1, d0, d1 = zero(z), zero(z), zero(z), zero(z)
-            for s in range(n_strips):
-                r0, r1, at = load(resp, 2 * s), load(resp, 2 * s + 1), 2 * (s * n_features + i)
-                a0 = multiply_add(r0, where_positive(r0, load(z, at) - m0), a0)
-                a1 = multiply_add(r1, where_positive(r1, load(z, at + 1) - m0), a1)
-                b0 = multiply_add(r0, where_positive(r0, load(z, at + 2) - m1), b0)
-                b1 = multiply_add(r1, where_positive(r1, load(z, at + 3) - m1), b1)
-                c0 = multiply_add(r0, where_positive(r0, load(z, at + 4) - m2), c0)
-                c1 = multiply_add(r1, where_positive(r1, load(z, at + 5) - m2), c1)
-                d0 = multiply_add(r0, where_positive(r0, load(z, at + 6) - m3), d0)
-                d1 = multiply_add(r1, where_positive(r1, load(z, at + 7) - m3), d1)
-            add_sums(components.sum_wy[c], i // 4, a0, a1, b0, b1, c0, c1, d0, d1)
-
-
-@kernel(inline=True)
+@kernel(inline="once")
 def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w s ȳ ȳᵀ`` and ``Σ w r_k r_l / s``. O(k d + d² / 2 + k² / 2) time per row."""
     y, z, r, means = components.y, components.z, components.r, components.means
