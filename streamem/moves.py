@@ -140,6 +140,10 @@ class Moving(Generic[P, S]):
     """The search."""
     least: float
     """What a move has to promise, nats per unit weight: more than by what the sample may err."""
+    worth: int
+    """Passes that take as long as a search: where the climb goes on, it waits for so many since the last."""
+    tol: float
+    """What is left of a climb that has ended."""
     make: Callable[[], Accelerator[P, S]]
     """Makes the accelerator that does the rest; a new one where what it learnt no longer holds."""
     inner: Accelerator[P, S] = field(init=False)
@@ -148,6 +152,8 @@ class Moving(Generic[P, S]):
     """Moves that may still be tried; none after one that all rows were against."""
     searched_at: float = -np.inf
     """The objective where the climb was to end at the last search since the last move."""
+    passes: int = 0
+    """Passes since then."""
     objective: float = np.nan
     """The objective before the last pass."""
     proposed: str = ""
@@ -173,12 +179,16 @@ class Moving(Generic[P, S]):
         """Return what to evaluate next where a move promises more than the ``remaining`` gain; or None.
 
         There is a search as soon as what is left of the climb, or what a pass adds to it, is worth less than
-        a move; and not another one before the climb has gone on by as much more than what was left of it.
+        a move; and not another one before the climb has gone on by as much more than what was left of it. Few
+        rows are passed over in less time than a search takes, and climb on meanwhile.
         """
         gained, self.objective = best.objective - self.objective, best.objective
+        self.passes += 1
         steep = remaining > self.least and not gained <= self.least
-        if self.proposed or not self.rounds or steep or best.objective <= self.searched_at + self.least:
+        early = steep or (self.passes < self.worth and remaining > self.tol)
+        if self.proposed or not self.rounds or early or best.objective <= self.searched_at + self.least:
             return None
+        self.passes = 0
         self.searched_at = best.objective + (remaining if remaining <= self.least else 0.0)
         found = self.search(best.params, self.least)
         if not found.what:

@@ -1,5 +1,6 @@
 """Moves that EM cannot make: the classic poor start is escaped, nothing falls, and nothing is wasted."""
 
+import itertools
 import logging
 
 import numpy as np
@@ -203,17 +204,31 @@ def likelihood(model, params, rows):
 
 def test_search__starts_where_a_pass_gains_less_than_a_move_and_again_after_as_much():
     """Also where nobody knows what is left, as on slow and irregular climbs."""
+    assert searches_in_vain([0.0, 1.0, 1.05, 1.08, 1.14, 1.16, 2.0]) == [2, 5]
+
+
+def test_search__of_few_rows_waits_while_the_climb_goes_on():
+    """A search that takes as long as three passes comes after three, or where nothing is left to gain."""
+    climb = [0.0, 1.0, 1.05, 1.08, 1.14, 1.16, 1.19, 1.26, 1.28, 1.29]
+    assert searches_in_vain(climb, worth=4) == [3, 7]
+    assert searches_in_vain(climb, worth=100) == []
+    assert searches_in_vain(climb, [np.inf] * 9 + [1e-4], worth=100) == [9]
+
+
+def searches_in_vain(climb, remaining=(), worth=0):
+    """Return the passes of a climb after which there was a search, for moves worth 0.1."""
     searched = []
 
     def search(params, least):
         searched.append(params)
         return moves.Found(params, params)
 
-    moving = moves.Moving(None, search, 0.1, lambda: None)
-    for params, objective in enumerate([0.0, 1.0, 1.05, 1.08, 1.14, 1.16, 2.0]):
+    moving = moves.Moving(None, search, 0.1, worth, 1e-3, lambda: None)
+    lefts = itertools.chain(remaining, itertools.repeat(np.inf))
+    for params, (objective, left) in enumerate(zip(climb, lefts, strict=False)):
         reached = Reached(params, None, objective, "em")
-        assert moving.elsewhere(reached, Proposal(params, ()), np.inf) is None
-    assert searched == [2, 5]
+        assert moving.elsewhere(reached, Proposal(params, ()), left) is None
+    return searched
 
 
 def test_search__leaves_what_the_sample_errs_out_of_what_it_finds():

@@ -55,6 +55,7 @@ FIRST_MOVES = 10  # of components, on the sample, before the first pass
 COARSER = 4  # times fewer rows: EM goes from coarse parts of the sample to all of it
 COARSEST_ROWS_PER_PARAMETER, COARSEST = 5, 4000  # rows of the smallest part, at least
 WORTH_THREADS = 1 << 22  # bytes of rows that rank moves: of less, most of the work holds the GIL
+SEARCH_PASSES = 30  # over so few rows that the sample is most of them take as long as a search for moves
 MOVED = 3  # components that a move changes
 MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
 BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
@@ -247,7 +248,8 @@ def accelerator(
     if search is None:
         return make
     least = _margin(model, data, sample) + (1 - share) * _bias(model, data, sample)
-    return lambda: Moving(model, search, max(least, tol), make)
+    worth = SEARCH_PASSES if _is_most(sample, data) else 0
+    return lambda: Moving(model, search, max(least, tol), worth, tol, make)
 
 
 def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) -> Search[Any] | None:
