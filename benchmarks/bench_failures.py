@@ -1,6 +1,6 @@
 """Random kills of workers over small fits: every result has the bits of the undisturbed one.
 
-``--kills 100`` takes some minutes; the tests run ten.
+``--kills 100`` takes some minutes; the tests run five.
 """
 
 from __future__ import annotations
