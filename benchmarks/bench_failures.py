@@ -1,6 +1,6 @@
 """Random kills of workers over small fits: every result has the bits of the undisturbed one.
 
-``--kills 100`` takes some minutes; the tests run five.
+``--kills 100`` takes some minutes; the tests run ten.
 """
 
 from __future__ import annotations

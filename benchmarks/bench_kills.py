@@ -1,7 +1,7 @@
 """Random kills of the driver over small fits: every result has the bits of the undisturbed one.
 
 A child process is killed (SIGKILL) at a random moment of its fit, writes of checkpoints included, and another
-goes on from the checkpoints, until the fit is done. ``--kills 100`` takes some minutes; the tests run five.
+goes on from the checkpoints, until the fit is done. ``--kills 100`` takes some minutes; the tests run ten.
 """
 
 from __future__ import annotations

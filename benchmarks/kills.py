@@ -32,7 +32,7 @@ def run(
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args(argv)
-    kills, chance = (5 if options.tiny else options.kills), random.Random(options.seed)
+    kills, chance = (10 if options.tiny else options.kills), random.Random(options.seed)
     rows: list[Row] = []
     done = 0
     with fits() as disturbed:

@@ -208,7 +208,7 @@ def test_search__starts_where_a_pass_gains_less_than_a_move_and_again_after_as_m
 
 
 def test_search__of_few_rows_waits_while_the_climb_goes_on():
-    """A search that takes as long as three passes comes after three, or where nothing is left to gain."""
+    """A search that takes as long as four passes comes after four, or where nothing is left to gain."""
     climb = [0.0, 1.0, 1.05, 1.08, 1.14, 1.16, 1.19, 1.26, 1.28, 1.29]
     assert searches_in_vain(climb, worth=4) == [3, 7]
     assert searches_in_vain(climb, worth=100) == []
