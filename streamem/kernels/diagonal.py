@@ -11,7 +11,6 @@ from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import DiagGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.simd import add_sums, load, multiply_add, splat, store, where_positive, zero
-from streamem.kernels.spherical import unit_of_smallest
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded
 
 __all__ = ["DiagonalComponents", "diagonal_components", "diagonal_sums"]
@@ -30,13 +29,12 @@ class DiagonalComponents(NamedTuple):
     """(k, padded d / 4, 8): ``Σ w r (x - μ)`` and ``Σ w r (x - μ)²`` of each feature."""
 
 
-def diagonal_components(family: DiagGaussian, dtype: Any) -> DiagonalComponents:
-    """Prepare components for tiles of a dtype. The thread's next may be in the same memory."""
-    units = unit_of_smallest(family.whitening)
+def diagonal_components(family: DiagGaussian, unit: NDArray[np.float64], dtype: Any) -> DiagonalComponents:
+    """Prepare components for tiles of a dtype in units (d,). The thread's next may be in the same memory."""
     k, d = family.means.shape
     components = _memory(k, padded(d), np.dtype(dtype))
-    enter(family.means * units, components.means)
-    enter(family.whitening / units, components.whitening)
+    enter(family.means * unit, components.means)
+    enter(family.whitening / unit, components.whitening)
     components.log_const[:] = family.log_const
     components.sums.fill(0.0)
     return components
@@ -53,12 +51,12 @@ def _memory(k: int, p: int, dtype: np.dtype[Any]) -> DiagonalComponents:
 
 
 def diagonal_sums(
-    family: DiagGaussian, components: DiagonalComponents
+    family: DiagGaussian, components: DiagonalComponents, unit: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_wy (k, d) and sum_wyy (k, d)."""
     k, d = family.means.shape
     sums = components.sums.reshape(k, -1, 2)[:, :d]
-    scale = family.whitening / unit_of_smallest(family.whitening)
+    scale = family.whitening / unit
     return sums[..., 0] * scale, sums[..., 1] * scale**2
 
 

@@ -25,7 +25,7 @@ from streamem.kernels.gaussian import (
     TiedGaussian,
 )
 from streamem.kernels.products import STRIP_BYTES
-from streamem.kernels.spherical import spherical_components, spherical_sums, unit_of_smallest
+from streamem.kernels.spherical import spherical_components, spherical_sums
 from streamem.kernels.tied import tied_components, tied_sums
 from streamem.kernels.tiles import (
     Tile,
@@ -113,7 +113,9 @@ def statistics(
     )
     k = len(family.means)
     sum_noise = float(tile.sum_w[k:].sum())
-    return MixtureSums(log_likelihood, entropy, tile.sum_w[:k].copy(), *_sums(family, components), sum_noise)
+    return MixtureSums(
+        log_likelihood, entropy, tile.sum_w[:k].copy(), *_sums(family, components, tile.unit), sum_noise
+    )
 
 
 def score_samples(
@@ -185,25 +187,30 @@ def _prepare(
     k, d = family.means.shape
     rows_of_resp = k if log_noise is None else k + 1
     squared = isinstance(family, DiagGaussian | SphericalGaussian)
-    unit = np.broadcast_to(unit_of_smallest(family.whitening), d) if squared else np.ones(d)
+    unit = np.broadcast_to(_unit_of_smallest(family.whitening), d) if squared else np.ones(d)
     tile = make_tile(family.center, unit, rows_of_resp, n_rows, dtype)
     if isinstance(family, FullGaussian):
         return tile, full_components(family, n_rows, dtype, reach, every)
     if isinstance(family, TiedGaussian):
         return tile, tied_components(family, n_rows, dtype)
     if isinstance(family, DiagGaussian):
-        return tile, diagonal_components(family, dtype)
-    return tile, spherical_components(family, n_rows, dtype)
+        return tile, diagonal_components(family, tile.unit, dtype)
+    return tile, spherical_components(family, tile.unit, n_rows, dtype)
 
 
-def _sums(family: GaussianFamily, components: Any) -> tuple[Float64Array, Float64Array]:
+def _unit_of_smallest(whitening: Float64Array) -> Float64Array:
+    """Return powers of two near one over the smallest deviations of (k, ...): so squares stay in range."""
+    return np.asarray(np.exp2(np.round(np.log2(whitening.max(axis=0)))))
+
+
+def _sums(family: GaussianFamily, components: Any, unit: Float64Array) -> tuple[Float64Array, Float64Array]:
     if isinstance(family, FullGaussian):
         return full_sums(family, components)
     if isinstance(family, TiedGaussian):
         return tied_sums(family, components)
     if isinstance(family, DiagGaussian):
-        return diagonal_sums(family, components)
-    return spherical_sums(family, components)
+        return diagonal_sums(family, components, unit)
+    return spherical_sums(family, components, unit)
 
 
 @kernel

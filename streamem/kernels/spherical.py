@@ -23,7 +23,6 @@ __all__ = [
     "spherical_components",
     "spherical_sums",
     "squared_distances",
-    "unit_of_smallest",
 ]
 
 
@@ -44,18 +43,17 @@ class SphericalComponents(NamedTuple):
     """(k,) ``Σ w r ‖x - μ‖²``."""
 
 
-def unit_of_smallest(whitening: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return powers of two near one over the smallest deviations of (k, ...): so squares stay in range."""
-    return np.asarray(np.exp2(np.round(np.log2(whitening.max(axis=0)))))
+def spherical_components(
+    family: SphericalGaussian, unit: NDArray[np.float64], n_rows: int, dtype: Any
+) -> SphericalComponents:
+    """Prepare components for tiles of n_rows rows in units (d,), all alike.
 
-
-def spherical_components(family: SphericalGaussian, n_rows: int, dtype: Any) -> SphericalComponents:
-    """Prepare components for tiles of n_rows rows. The thread's next may be in the same memory."""
-    unit = unit_of_smallest(family.whitening)
+    The thread's next may be in the same memory.
+    """
     k, d = family.means.shape
     components = _memory(k, padded(d), n_rows, np.dtype(dtype))
     enter(family.means * unit, components.means)
-    enter(family.whitening / unit, components.whitening)
+    enter(family.whitening / unit[0], components.whitening)
     components.log_const[:] = family.log_const
     components.sum_wd.fill(0.0)
     components.sum_wdd.fill(0.0)
@@ -75,10 +73,10 @@ def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any]) -> SphericalCompo
 
 
 def spherical_sums(
-    family: SphericalGaussian, components: SphericalComponents
+    family: SphericalGaussian, components: SphericalComponents, unit: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_wy (k, d) and sum_wyy (k,)."""
-    scale = family.whitening / unit_of_smallest(family.whitening)
+    scale = family.whitening / unit[0]
     sum_wd = first_moments(components.sum_wd, family.means.shape)
     return sum_wd * scale[:, None], components.sum_wdd * scale**2
 

@@ -83,8 +83,8 @@ def _memory(k: int, d: int, n_rows: int, dtype: np.dtype[Any]) -> TiedComponents
         y=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
         r=aligned_zeros(q * n_rows, dtype),
-        sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
-        sum_wd=aligned_zeros((-(-k // 2), p // 4, 8), np.float64),
+        sum_wy=aligned_zeros((0 if pooled else k, p // 4, 8), np.float64),
+        sum_wd=aligned_zeros((-(-k // 2) if pooled else 0, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((gram_blocks(p), 8), np.float64),
         sum_wrr=aligned_zeros((gram_blocks(q), 8), np.float64),
     )
