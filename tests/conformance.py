@@ -50,7 +50,7 @@ class ModelTests:
         for left, right in zip(self.numbers(a), self.numbers(b), strict=True):
             np.testing.assert_allclose(left, right, rtol=rtol, atol=rtol * max(1.0, np.abs(right).max()))
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.differing_executors])
     @given(data=st.data())
     def test_e_step__of_blocks_merges_to_e_step_of_the_whole(self, data):
         model, params, x = self.start()

@@ -42,7 +42,7 @@ def any_cut(draw):
     return draw(aligned(0, 1 << (n - 1).bit_length(), n))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(any_cut(), st.integers(1, 20))
 def test_tree__depends_on_the_blocks_alone(runs, split):
     n = runs[-1].stop
@@ -62,7 +62,7 @@ def test_tree__depends_on_the_blocks_alone(runs, split):
     assert all(1 < many <= FAN_IN for many in merged)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(n_blocks=st.integers(1, 3000), n_runs=st.integers(1, 80), n_threads=st.integers(0, 40))
 def test_cut__is_into_nodes_of_the_tree(n_blocks, n_runs, n_threads):
     """Of the whole, each with its whole window but for the last one, and never growing."""
@@ -82,7 +82,7 @@ def test_cut__builds_the_same_tree_for_any_number_of_threads(n_blocks, n_threads
     assert folded(runs) == naive.tree([f"<{i}>" for i in range(n_blocks)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(n_threads=st.integers(1, 320), per_thread=st.integers(2 * SMALLEST, 500), more=st.integers(0, 319))
 def test_cut__has_few_large_runs_for_each_thread_and_small_ones_in_the_end(n_threads, per_thread, more):
     """Two to four times as many large ones would be all; the last ones are a small part as large."""

@@ -30,11 +30,11 @@ def test_select__quiet_leaves_the_result_only(run, data):
     assert "<- best" in text
 
 
-def test_select__json_has_the_table_with_all_digits(run_json, data, rows):
+def test_select__json_has_the_table_with_all_digits(run_json, data):
     code, document = run_json(
         "select", data, "-k", "1:2,700", "--criterion", "heldout", "--heldout-share", 0.3
     )
-    found = sem.select(rows, (1, 2, 700), criterion="heldout", heldout_share=0.3, random_state=0)
+    found = sem.select(data, (1, 2, 700), criterion="heldout", heldout_share=0.3, random_state=0)
     assert code == 0
     assert (document["n_components"], document["covariance_type"]) == (found.best.n_components, "full")
     assert document["n_passes"] == found.n_passes

@@ -74,7 +74,7 @@ def test_memory__is_freed_with_its_thread():
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(0, 300),
     d=st.sampled_from([1, 3, 4, 9, 17]),

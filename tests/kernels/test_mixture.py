@@ -18,7 +18,7 @@ def naive_statistics(p, x=None, weight=None, resp=None):
 
 
 @every_type
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(0, 40),
     d=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 32, 33]),
@@ -88,7 +88,7 @@ def test_statistics__hold_where_whitened_rows_of_all_components_do_not_fit(monke
 
 
 @every_type
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(0, 400), max_size=4), seed=st.integers(0, 100))
 def test_statistics__are_additive_over_blocks(covariance_type, cuts, seed):
     p = problem(covariance_type, 400, 4, 3, seed)

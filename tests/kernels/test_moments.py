@@ -7,7 +7,7 @@ from streamem.kernels.moments import moments
 from tests import naive
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     n=st.sampled_from([0, 1, 2, 15, 16, 17, 127, 128, 129, 300]),
     d=st.integers(1, 9),

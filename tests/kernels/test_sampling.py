@@ -6,7 +6,7 @@ from streamem.kernels.sampling import hashes, select_below
 from tests import naive
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(start=st.integers(0, 2**62), n=st.integers(0, 20), seed=st.integers(0, 2**64 - 1))
 def test_hashes__are_the_formula(start, n, seed):
     expected = [naive.split_mix_64(start + i, seed) for i in range(n)]
@@ -23,7 +23,7 @@ def test_hashes__are_uniform_and_differ_between_seeds():
         assert abs(((h >> np.uint64(bit)) & np.uint64(1)).mean() - 0.5) < 0.01
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cut=st.integers(0, 200), threshold=st.integers(0, 2**64 - 1), seed=st.integers(0, 2**32))
 def test_select_below__does_not_depend_on_blocks(cut, threshold, seed):
     weight = (np.arange(200) % 3).astype(float)

@@ -21,7 +21,7 @@ def naive(x, weight, start, center, unit, capacity):
     return rows, np.ones(len(places)) if weight is None else weight[places], places, stop
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, 90),
     st.integers(1, 37),

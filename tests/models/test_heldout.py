@@ -26,7 +26,7 @@ def test_mask__is_the_hash_below_the_share():
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHT])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_scores__are_those_of_a_naive_split_whatever_the_chunking(weight, data):
     heldout = HeldOut(0.3, 5)

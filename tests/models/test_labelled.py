@@ -78,7 +78,7 @@ def test_statistics__have_their_digits_far_from_zero(covariance_type):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("missing", [0.0, 0.2])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_statistics__of_blocks_merge_to_those_of_the_whole(covariance_type, missing, data):
     model, params, x = start(covariance_type)
@@ -172,7 +172,7 @@ def test_label__that_is_no_component_is_named_with_its_row():
         Summarize(0, 1, n_components=3)(kept)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data(), missing=st.sampled_from([0.0, 0.3]))
 def test_class_means__are_those_of_the_rows_of_each_label(data, missing):
     x, _ = clusters(n=N)

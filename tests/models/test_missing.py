@@ -353,7 +353,7 @@ def test_cache__forgets_with_the_parameters(monkeypatch):
     assert len(missing._cache.of) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), st.sampled_from([0.0, 1e8]))
 def test_first_pass__moments_are_those_of_what_is_observed(data, offset):
     x = gaps(clusters(n=150)[0], 0.3) + offset

@@ -19,7 +19,7 @@ def summary(x, weight, runs, capacity=40):
     return functools.reduce(lambda a, b: a.merge(b), [step(rows) for rows in split(x, weight, runs)]).sorted()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_sample__is_the_same_rows_whatever_the_chunking(data):
     whole = summary(X, WEIGHT, [(0, 300)])
@@ -29,7 +29,7 @@ def test_sample__is_the_same_rows_whatever_the_chunking(data):
     np.testing.assert_array_equal(parts.sample.weight, WEIGHT[whole.sample.index])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.sampled_from([0.0, 1e8]))
 def test_moments__are_those_of_the_rows(data, offset):
     x = X + offset

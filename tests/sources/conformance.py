@@ -18,7 +18,6 @@ from streamem.sources import as_source
 
 lenient = settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 
