@@ -3,6 +3,10 @@
 Rows lie in SIMD lanes: a *strip* is two vectors of rows, feature by feature, so that feature i of strip s
 of an array with d features is vectors ``2 (s d + i)`` and the next. d is a multiple of 4 here; what pads
 it is zero.
+
+What is summed over strips again and again has them `spaced` apart. Closer, as most numbers of columns are
+multiples of 8, the same feature of all strips would be in the same few sets of the innermost cache, which
+then holds no more than some of them; so it holds all that a block of sums needs.
 """
 
 from __future__ import annotations
@@ -13,9 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.simd import VECTOR_BYTES, add_sums, load, multiply_add, splat, store, zero
+from streamem.kernels.simd import (
+    VECTOR_BYTES,
+    VECTOR_REGISTERS,
+    add_sums,
+    load,
+    multiply_add,
+    splat,
+    store,
+    zero,
+)
 
-__all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "whiten_strip"]
+__all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "spaced", "whiten_strip"]
 
 STRIP_BYTES = 2 * VECTOR_BYTES
 """Bytes of one feature of one strip."""
@@ -91,13 +104,19 @@ def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[
 
 
 @kernel(inline=True)
+def spaced(n_features):  # type: ignore[no-untyped-def]
+    """Return how many features further the next strip begins: an odd multiple of 4, at least n_features."""
+    return n_features | 4
+
+
+@kernel(inline=True)
 def add_gram(z, n_features, n_strips, out, block):  # type: ignore[no-untyped-def]
     """Add ``Σ z zᵀ`` over rows to blocks of four by four on and below the diagonal.
 
     Parameters
     ----------
     z
-        Strips of n_features features.
+        Strips of n_features features, `spaced` apart.
     out
         (..., 8) float64: pairs of entries from number `block` on are added to, in the order of `gram_matrix`.
 
@@ -107,30 +126,59 @@ def add_gram(z, n_features, n_strips, out, block):  # type: ignore[no-untyped-de
     """
     for i in range(0, n_features, 4):
         for j in range(0, i + 4, 4):
-            a0, a1, a2, a3 = zero(z), zero(z), zero(z), zero(z)
-            b0, b1, b2, b3 = zero(z), zero(z), zero(z), zero(z)
-            c0, c1, c2, c3 = zero(z), zero(z), zero(z), zero(z)
-            d0, d1, d2, d3 = zero(z), zero(z), zero(z), zero(z)
-            for v in range(2 * n_strips):
-                strip = 2 * n_features * (v >> 1) + (v & 1)
-                right = strip + 2 * j
-                z0, z1, z2, z3 = load(z, right), load(z, right + 2), load(z, right + 4), load(z, right + 6)
-                left = strip + 2 * i
-                zi = load(z, left)
-                a0, a1 = multiply_add(zi, z0, a0), multiply_add(zi, z1, a1)
-                a2, a3 = multiply_add(zi, z2, a2), multiply_add(zi, z3, a3)
-                zi = load(z, left + 2)
-                b0, b1 = multiply_add(zi, z0, b0), multiply_add(zi, z1, b1)
-                b2, b3 = multiply_add(zi, z2, b2), multiply_add(zi, z3, b3)
-                zi = load(z, left + 4)
-                c0, c1 = multiply_add(zi, z0, c0), multiply_add(zi, z1, c1)
-                c2, c3 = multiply_add(zi, z2, c2), multiply_add(zi, z3, c3)
-                zi = load(z, left + 6)
-                d0, d1 = multiply_add(zi, z0, d0), multiply_add(zi, z1, d1)
-                d2, d3 = multiply_add(zi, z2, d2), multiply_add(zi, z3, d3)
-            add_sums(out, block, a0, a1, a2, a3, b0, b1, b2, b3)
-            add_sums(out, block + 1, c0, c1, c2, c3, d0, d1, d2, d3)
+            add_block(z, spaced(n_features), n_strips, i, j, out, block)
             block += 2
+
+
+@kernel(inline=True)
+def add_block_at_once(z, apart, n_strips, i, j, out, block):  # type: ignore[no-untyped-def]
+    """Add the sums of features i to i + 3 times j to j + 3: 21 vectors stay in registers."""
+    a0, a1, a2, a3 = zero(z), zero(z), zero(z), zero(z)
+    b0, b1, b2, b3 = zero(z), zero(z), zero(z), zero(z)
+    c0, c1, c2, c3 = zero(z), zero(z), zero(z), zero(z)
+    d0, d1, d2, d3 = zero(z), zero(z), zero(z), zero(z)
+    for v in range(2 * n_strips):
+        strip = 2 * apart * (v >> 1) + (v & 1)
+        right = strip + 2 * j
+        z0, z1, z2, z3 = load(z, right), load(z, right + 2), load(z, right + 4), load(z, right + 6)
+        left = strip + 2 * i
+        zi = load(z, left)
+        a0, a1 = multiply_add(zi, z0, a0), multiply_add(zi, z1, a1)
+        a2, a3 = multiply_add(zi, z2, a2), multiply_add(zi, z3, a3)
+        zi = load(z, left + 2)
+        b0, b1 = multiply_add(zi, z0, b0), multiply_add(zi, z1, b1)
+        b2, b3 = multiply_add(zi, z2, b2), multiply_add(zi, z3, b3)
+        zi = load(z, left + 4)
+        c0, c1 = multiply_add(zi, z0, c0), multiply_add(zi, z1, c1)
+        c2, c3 = multiply_add(zi, z2, c2), multiply_add(zi, z3, c3)
+        zi = load(z, left + 6)
+        d0, d1 = multiply_add(zi, z0, d0), multiply_add(zi, z1, d1)
+        d2, d3 = multiply_add(zi, z2, d2), multiply_add(zi, z3, d3)
+    add_sums(out, block, a0, a1, a2, a3, b0, b1, b2, b3)
+    add_sums(out, block + 1, c0, c1, c2, c3, d0, d1, d2, d3)
+
+
+@kernel(inline=True)
+def add_block_by_halves(z, apart, n_strips, i, j, out, block):  # type: ignore[no-untyped-def]
+    """Do what `add_block_at_once` does for two features i at a time: 14 vectors stay in registers."""
+    for half in range(2):
+        a0, a1, a2, a3 = zero(z), zero(z), zero(z), zero(z)
+        b0, b1, b2, b3 = zero(z), zero(z), zero(z), zero(z)
+        for v in range(2 * n_strips):
+            strip = 2 * apart * (v >> 1) + (v & 1)
+            right = strip + 2 * j
+            z0, z1, z2, z3 = load(z, right), load(z, right + 2), load(z, right + 4), load(z, right + 6)
+            left = strip + 2 * i + 4 * half
+            zi = load(z, left)
+            a0, a1 = multiply_add(zi, z0, a0), multiply_add(zi, z1, a1)
+            a2, a3 = multiply_add(zi, z2, a2), multiply_add(zi, z3, a3)
+            zi = load(z, left + 2)
+            b0, b1 = multiply_add(zi, z0, b0), multiply_add(zi, z1, b1)
+            b2, b3 = multiply_add(zi, z2, b2), multiply_add(zi, z3, b3)
+        add_sums(out, block + half, a0, a1, a2, a3, b0, b1, b2, b3)
+
+
+add_block = add_block_at_once if VECTOR_REGISTERS >= 21 else add_block_by_halves
 
 
 def gram_blocks(n_features: int) -> int:

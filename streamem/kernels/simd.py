@@ -21,6 +21,7 @@ from numba.extending import intrinsic, lower_builtin, type_callable
 
 __all__ = [
     "VECTOR_BYTES",
+    "VECTOR_REGISTERS",
     "add_sums",
     "exp",
     "load",
@@ -45,6 +46,7 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
+VECTOR_REGISTERS = 32 if VECTOR_BYTES == 64 or "neon" in llvm.get_host_cpu_features() else 16
 
 
 class VectorType(types.Type):

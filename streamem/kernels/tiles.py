@@ -72,6 +72,7 @@ class Tile(NamedTuple):
     """(k,) weighted responsibilities of all tiles so far; where there is noise, its own come last."""
 
 
+@kernel(inline=True)
 def padded(n_features: int) -> int:
     """Return the features that a tile has room for: a multiple of 4."""
     return -(-n_features // 4) * 4
