@@ -40,6 +40,7 @@ def map_reduce(
     source: Source,
     scheduler: Scheduler,
     progress: Callable[[int], object] = lambda rows: None,
+    row_work: float | None = None,
 ) -> Pass[S]:
     """Return the merged statistics of all rows: one pass.
 
@@ -49,9 +50,12 @@ def map_reduce(
         From rows to statistics; pickled, so bind parameters to it with `functools.partial`.
     progress
         Called with the number of rows done so far, from any thread.
+    row_work
+        Multiplications that a row takes, if known: little work is not shared out.
     """
     blocks = source.blocks()
-    runs = scheduler.cut(len(blocks), _row_bytes(source))
+    total = None if row_work is None else row_work * source.n_samples
+    runs = scheduler.cut(len(blocks), _row_bytes(source), total)
     work = _Work(e_step, scheduler, runs)
     if len(runs) == 1 and scheduler.in_process:  # nothing to share out, and a graph costs a millisecond
         alone = _fold(work.run(blocks), _Opaque(e_step))

@@ -45,7 +45,8 @@ PARTITIONS_PER_WORKER = {
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
 FEWEST_PER_WORKER, PARTITION_BYTES = 4, 1 << 25  # where the rows are few, so that tasks are worth it
-ALONE_BYTES = 1 << 19  # fewer take less time than a graph, which costs 3 ms
+ALONE_BYTES, MOST_ALONE_BYTES = 1 << 19, 1 << 23  # fewer take less time than a graph, which costs 3 to 10 ms:
+ALONE_WORK = 25_000_000  # where the work is not known, and where so many multiplications are
 LARGE_RUNS_PER_THREAD = 2  # on a cluster, at least: a task costs 2 ms, and small ones follow
 
 
@@ -62,12 +63,12 @@ class Scheduler:
     pool: Any = None
     """The process pool that lives as long as the fit, if processes."""
 
-    def cut(self, n_blocks: int, n_bytes: int) -> list[range]:
-        """Return the blocks of each task, for so many bytes of rows."""
+    def cut(self, n_blocks: int, n_bytes: int, work: float | None = None) -> list[range]:
+        """Return the blocks of each task, for so many bytes of rows and, if known, multiplications."""
         n_workers = self.n_workers
         if self.client is not None:  # workers come and go
             n_workers = cluster.thread_count(self.client) or n_workers
-        return cut_for(self.name, n_workers, n_blocks, n_bytes)
+        return cut_for(self.name, n_workers, n_blocks, n_bytes, work)
 
     @property
     def in_process(self) -> bool:
@@ -166,19 +167,24 @@ def open_scheduler(
             yield Scheduler(scheduler, workers, pool=pool)
 
 
-def cut_for(scheduler: str, n_workers: int, n_blocks: int, n_bytes: float) -> list[range]:
+def cut_for(
+    scheduler: str, n_workers: int, n_blocks: int, n_bytes: float, work: float | None = None
+) -> list[range]:
     """Return the blocks of each task: runs enough to balance and to show progress, no more.
 
     Examples
     --------
     >>> [len(cut_for("threads", 2, 1000, n_bytes)) for n_bytes in (1e5, 1e6, 1e9, 1e10)]
     [1, 27, 42, 131]
+    >>> [len(cut_for("threads", 2, 1000, 1e6, work)) for work in (1e6, 1e9)]
+    [1, 27]
     >>> len(cut_for("distributed", 2, 1000, 1e9))
     20
     """
     if scheduler not in LOCAL_SCHEDULERS:
         return cut(n_blocks, n_workers * LARGE_RUNS_PER_THREAD, n_workers)
-    if scheduler != "processes" and n_bytes < ALONE_BYTES:
+    little = n_bytes < ALONE_BYTES if work is None else work < ALONE_WORK and n_bytes < MOST_ALONE_BYTES
+    if scheduler != "processes" and little:
         return [range(n_blocks)] if n_blocks else []
     worthwhile = max(n_workers * FEWEST_PER_WORKER, int(n_bytes / PARTITION_BYTES))
     return cut(n_blocks, min(n_workers * PARTITIONS_PER_WORKER[scheduler], worthwhile), n_workers)

@@ -53,7 +53,7 @@ def test_classic_start__is_escaped_by_default_and_not_by_textbook_em(covariance_
 
 
 def test_classic_start__of_many_rows_is_escaped_before_the_first_pass():
-    x = np.tile(X, (20, 1)) + np.random.default_rng(2).normal(0, 0.1, (60_000, 2))
+    x = np.tile(X, (40, 1)) + np.random.default_rng(2).normal(0, 0.1, (120_000, 2))
     gm = fit(x)
     assert gm.lower_bound_ == pytest.approx(best("full", x), abs=1e-5)
     assert not moved(gm) and gm.n_iter_ <= 6

@@ -196,6 +196,17 @@ def test_few_bytes__are_worked_through_without_a_graph():
     assert 1 not in n_tasks and n_tasks.count(1 << 20) > 4
 
 
+def test_little_work__is_done_without_a_graph_where_it_is_known():
+    """More bytes than those, of few columns say, take no longer if there is little to do with them."""
+    n_tasks = []
+    for row_work in (1e2, 1e9):
+        with Callback(posttask=lambda *task: n_tasks.append(row_work)):  # noqa: B023
+            source = FakeSource(40, 1 << 12)
+            stats = reduce.map_reduce(trace, source, reduce.Scheduler("threads", 2), row_work=row_work).stats
+        assert stats.text == naive.tree([str(i) for i in range(40)])
+    assert 1e2 not in n_tasks and n_tasks.count(1e9) > 4
+
+
 @pytest.mark.parametrize("name", ["threads", "synchronous", "processes"])
 def test_each__keeps_the_order_and_stays_in_this_process(name):
     seen = []

@@ -27,8 +27,9 @@ class TrainingRows(RowData):
     def rows_expected(self) -> int:
         return round(self.source.n_samples * (1 - self.heldout.share))
 
-    def one_pass(self, e_step: EStep[S], phase: str, index: int) -> Pass[S]:
-        return RowData.one_pass(self, functools.partial(_of_training, self.heldout, e_step), phase, index)
+    def one_pass(self, e_step: EStep[S], phase: str, index: int, row_work: float | None = None) -> Pass[S]:
+        of_training = functools.partial(_of_training, self.heldout, e_step)
+        return RowData.one_pass(self, of_training, phase, index, row_work)
 
 
 def _of_training(heldout: HeldOut, e_step: EStep[S], rows: Rows) -> S:
@@ -46,7 +47,7 @@ class ScoringReading(Reading):
 
     def __call__(self, wanted: Sequence[tuple[Any, Any]]) -> Pass[Any]:
         """Return the statistics of the training rows for each pair of a model and parameters."""
-        rows = self.read(functools.partial(self.heldout.e_steps, tuple(wanted)))
+        rows = self.read(wanted, self.heldout.e_steps)
         best = {fit.best.params for fit in self.fits if fit.best is not None}
         for params in [params for params in self.scores if params not in best]:
             del self.scores[params]

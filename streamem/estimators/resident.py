@@ -55,7 +55,8 @@ FIRST_MOVES = 10  # of components, on the sample, before the first pass
 COARSER = 4  # times fewer rows: EM goes from coarse parts of the sample to all of it
 COARSEST_ROWS_PER_PARAMETER, COARSEST = 5, 4000  # rows of the smallest part, at least
 WORTH_THREADS = 1 << 22  # bytes of rows that rank moves: of less, most of the work holds the GIL
-SEARCH_PASSES = 30  # over so few rows that the sample is most of them take as long as a search for moves
+SEARCH_STEPS = 30  # on the rows that rank moves take as long as a search for them
+FEWEST_PASSES = 6  # that take as long: where fewer do, a search is worth its time at once
 MOVED = 3  # components that a move changes
 MOVE_MARGIN = 2.0  # nats on the sample, per parameter of a component, that a move has to gain
 BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection costs little
@@ -137,16 +138,15 @@ def best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, data
     Several starts compete on most of the sample and are judged by the rest of it. The work is counted in
     rows, so that the same store always gets the same number of steps; it ends where the sample has no more to
     say, as its optimum is some p/2 nats in all away from that of all rows. Of a sample that is most of the
-    rows, EM on all of it and moves are left to the passes.
+    rows, EM on all of it is left to the passes; and moves are, where many passes take no longer.
     """
     candidates = list(starts)
     if len(candidates) > 1:
         params = _by_held_out(model, candidates, sample, data, tol)
         return _climb(model, params, [sample], data, tol)
     parts = _parts(model, sample, data)
-    if _is_most(sample, data):
-        return _climb(model, candidates[0], parts[:-1], data, tol, moving=False)
-    return _climb(model, candidates[0], parts, data, tol)
+    moving = _search_passes(model, sample, data) == 0
+    return _climb(model, candidates[0], parts[:-1] if _is_most(sample, data) else parts, data, tol, moving)
 
 
 def _is_most(sample: Sample | None, data: RowData) -> bool:
@@ -248,7 +248,7 @@ def accelerator(
     if search is None:
         return make
     least = _margin(model, data, sample) + (1 - share) * _bias(model, data, sample)
-    worth = SEARCH_PASSES if _is_most(sample, data) else 0
+    worth = _search_passes(model, sample, data)
     return lambda: Moving(model, search, max(least, tol), worth, tol, make)
 
 
@@ -257,11 +257,24 @@ def _search(model: Any, data: RowData, sample: Sample, tol: float, fewest: int) 
     able = _can_mix(model) and hasattr(model, "moves") and hasattr(model, "n_parameters")
     if not able or len(sample.index) < fewest * _parameters(model, data.source):
         return None
-    least = max(SMALLEST_SAMPLE, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
-    ranking = _leading(sample, min(least, len(sample.index)))
+    ranking = _leading(sample, _ranking_rows(model, sample, data))
     climbs = [_em_on(model, part, data, tol, MOVE_TOL) for part in _telling(_parts(model, sample, data))]
     each = data.scheduler.each if ranking.x.nbytes >= WORTH_THREADS else map
     return Search(model, ranking.rows(), climbs, each)
+
+
+def _ranking_rows(model: Any, sample: Sample, data: RowData) -> int:
+    """Return how many rows of the sample are enough to rank moves."""
+    least = max(SMALLEST_SAMPLE, COARSEST_ROWS_PER_PARAMETER * _parameters(model, data.source))
+    return min(least, len(sample.index))
+
+
+def _search_passes(model: Any, sample: Sample, data: RowData) -> int:
+    """Return how many passes take as long as a search for moves; 0 if few, or if nothing tells work."""
+    if not hasattr(model, "n_parameters"):
+        return 0
+    passes = SEARCH_STEPS * _ranking_rows(model, sample, data) // data.source.n_samples
+    return passes if passes >= FEWEST_PASSES else 0
 
 
 def _margin(model: Any, data: RowData, sample: Sample) -> float:

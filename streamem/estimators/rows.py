@@ -53,11 +53,17 @@ class RowData:
         """Rows that a pass is about to see, for all that is known before it."""
         return self.source.n_samples
 
-    def one_pass(self, e_step: Callable[[Rows], T], phase: str, index: int) -> Pass[T]:
-        """Read all rows once."""
+    def one_pass(
+        self, e_step: Callable[[Rows], T], phase: str, index: int, row_work: float | None = None
+    ) -> Pass[T]:
+        """Read all rows once; ``row_work`` is as for `streamem.reduce.map_reduce`."""
         self.notify(PassStarted(phase, index, self.source.n_samples, self.bytes_per_pass))
         result = map_reduce(
-            e_step, self.source, self.scheduler, lambda rows: self.notify(PassProgress(phase, index, rows))
+            e_step,
+            self.source,
+            self.scheduler,
+            lambda rows: self.notify(PassProgress(phase, index, rows)),
+            row_work,
         )
         if not result.stats.weight > 0 and getattr(result.stats, "n_left_out", 0) > 0:
             raise InputError(

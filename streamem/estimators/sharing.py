@@ -17,7 +17,7 @@ import numpy as np
 from streamem.convergence import FitResult, PassEnded, Status
 from streamem.em import Ascent, share_passes
 from streamem.estimators.rows import RowData
-from streamem.protocols import EStep, Pass, Rows, Several
+from streamem.protocols import Pass, Rows, Several
 
 __all__ = [
     "Fit",
@@ -53,12 +53,15 @@ class Reading:
 
     def __call__(self, wanted: Sequence[tuple[Any, Any]]) -> Pass[Any]:
         """Return the statistics of all rows for each pair of a model and parameters."""
-        return self.read(functools.partial(_e_steps, tuple(wanted)))
+        return self.read(wanted, _e_steps)
 
-    def read(self, e_steps: EStep[Any]) -> Pass[Any]:
-        """Make one pass and count it."""
+    def read(self, wanted: Sequence[tuple[Any, Any]], e_steps: Callable[..., Any]) -> Pass[Any]:
+        """Make one pass with ``e_steps(wanted, rows)`` and count it."""
         self.n_passes += 1
-        return self.data.one_pass(e_steps, "em", self.n_passes - 1)
+        row_work = _row_work([model for model, _ in wanted], self.data)
+        return self.data.one_pass(
+            functools.partial(e_steps, tuple(wanted)), "em", self.n_passes - 1, row_work
+        )
 
 
 class Kept(Protocol):
@@ -142,6 +145,17 @@ def best_of(fits: Sequence[Fit]) -> FitResult[Any]:
 
 def _e_steps(wanted: Sequence[tuple[Any, Any]], rows: Rows) -> Several[Any]:
     return Several(model.e_step(params, rows) for model, params in wanted)
+
+
+def _row_work(models: Sequence[Any], data: RowData) -> float | None:
+    """Return about how many multiplications a row takes, as many as there are parameters.
+
+    None if they are unknown, where rows have to be brought in, or where patterns of missing values add to it.
+    """
+    counts = [getattr(model, "n_parameters", None) for model in models]
+    if not all(counts) or data.missing == "marginal" or not getattr(data.source, "in_memory", False):
+        return None
+    return float(sum(count(data.source.n_features) for count in counts if count))
 
 
 def _with_hope(fits: Sequence[Fit], running: Sequence[Fit], worth: Callable[[Fit], Worth]) -> list[Fit]:

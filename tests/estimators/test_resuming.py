@@ -400,12 +400,12 @@ def interrupting_passes(monkeypatch, pass_number):
 
     one_pass, seen = rows.RowData.one_pass, []
 
-    def interrupting(self, e_step, phase, index):
+    def interrupting(self, e_step, phase, index, row_work=None):
         if phase == "em" and self.callbacks:
             seen.append(index)
             if len(seen) == pass_number:
                 raise KeyboardInterrupt
-        return one_pass(self, e_step, phase, index)
+        return one_pass(self, e_step, phase, index, row_work)
 
     monkeypatch.setattr(rows.RowData, "one_pass", interrupting)
 
