@@ -145,6 +145,7 @@ def test_flights_as_they_come__end_in_a_model(tmp_path, covariance_type):
     np.testing.assert_array_equal(x[:, column("year")], 2013)
     gm = sem.GaussianMixture(K, covariance_type=covariance_type, random_state=0, max_iter=500)
     assert_sound(gm.fit(stored(x, tmp_path / "flights.zarr")), x)
+    np.testing.assert_allclose(gm.weights_ @ gm.means_, x.mean(axis=0, dtype=np.float64), rtol=1e-5)
     np.testing.assert_allclose(gm.means_[:, column("year")], 2013, rtol=1e-12)
     hours = 100 * gm.means_[:, column("hour")] + gm.means_[:, column("minute")]
     np.testing.assert_allclose(gm.means_[:, column("sched_dep_time")], hours, rtol=1e-9)

@@ -152,10 +152,10 @@ def _row_work(models: Sequence[Any], data: RowData) -> float | None:
 
     None if they are unknown, where rows have to be brought in, or where patterns of missing values add to it.
     """
-    counts = [getattr(model, "n_parameters", None) for model in models]
-    if not all(counts) or data.missing == "marginal" or not getattr(data.source, "in_memory", False):
+    known = all(hasattr(model, "n_parameters") for model in models)
+    if not known or data.missing == "marginal" or not getattr(data.source, "in_memory", False):
         return None
-    return float(sum(count(data.source.n_features) for count in counts if count))
+    return float(sum(model.n_parameters(data.source.n_features) for model in models))
 
 
 def _with_hope(fits: Sequence[Fit], running: Sequence[Fit], worth: Callable[[Fit], Worth]) -> list[Fit]:

@@ -151,7 +151,8 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
     """Add ``Σ w s ȳ ȳᵀ`` and ``Σ w r_k r_l / s``. O(k d + d² / 2 + k² / 2) time per row."""
     y, z, r, means = components.y, components.z, components.r, components.means
     k, n_features = means.shape
-    k_apart = len(r) // len(components.root)
+    k_padded = padded(k)
+    k_apart = spaced(k_padded)
     one = splat(z.dtype.type(1))
     for s in range(n_strips):
         root0, root1 = _root_of_total(tile.resp, k, 2 * s), _root_of_total(tile.resp, k, 2 * s + 1)
@@ -185,7 +186,7 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
             store(y, to + 6, where_positive(root0, d0))
             store(y, to + 7, where_positive(root1, d1))
     add_gram(y, n_features, n_strips, components.sum_wyy, 0)
-    add_gram(r, padded(k), n_strips, components.sum_wrr, 0)
+    add_gram(r, k_padded, n_strips, components.sum_wrr, 0)
 
 
 @kernel(inline=True)
