@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import FullGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
-from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, spaced, whiten_strip
+from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
 from streamem.kernels.simd import (
     add_sums,
     load,
@@ -53,7 +53,7 @@ class FullComponents(NamedTuple):
     y: NDArray[Any]
     """(k or 1, a tile) whitened rows, of all components where they fit."""
     z: NDArray[Any]
-    """A tile of whitened rows times the square roots of their weights, strips `spaced` apart."""
+    """A tile of whitened rows times the square roots of their weights, by feature."""
     root: NDArray[Any]
     """(rows,) square roots of weighted responsibilities."""
     n_chosen: NDArray[np.int64]
@@ -104,7 +104,7 @@ def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any], kept: int) -> Ful
         log_const=np.empty(k),
         difference=aligned_zeros(p * STRIP_BYTES // dtype.itemsize, dtype),
         y=aligned_zeros((kept, p * n_rows), dtype),
-        z=aligned_zeros(spaced(p) * n_rows, dtype),
+        z=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
         n_chosen=np.full(k, EVERY_ROW),
         chosen=np.zeros((k, n_rows), np.int64),
@@ -147,18 +147,15 @@ def whiten(x, places, mean, triangle, log_const, n_written, n_strips, difference
     half, const = splat(x.dtype.type(-0.5)), splat(x.dtype.type(log_const))
     for s in range(n_strips):
         strip = 2 * s * n_features
-        if len(places) == 0:
-            for j in range(n_written):
-                m = splat(mean[j])
-                store(difference, 2 * j, load(x, strip + 2 * j) - m)
-                store(difference, 2 * j + 1, load(x, strip + 2 * j + 1) - m)
-        else:
+        source, start = x, strip
+        if len(places) > 0:
+            source, start = difference, 0
             for lane in range(min(lanes, len(places) - s * lanes)):  # what fills the rest is of no account
                 place = places[s * lanes + lane]
                 row = place // lanes * lanes * n_features + place % lanes
                 for j in range(n_features):
-                    difference[j * lanes + lane] = x[row + j * lanes] - mean[j]
-        q0, q1 = whiten_strip(triangle, n_written, difference, 0, y, strip)
+                    difference[j * lanes + lane] = x[row + j * lanes]
+        q0, q1 = whiten_strip(triangle, mean, n_written, source, start, difference, y, strip)
         store(joint, 2 * s, multiply_add(half, q0, const))
         store(joint, 2 * s + 1, multiply_add(half, q1, const))
 
@@ -186,39 +183,43 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
         if held != EVERY_ROW:
             resp = components.chosen_resp
             gather(tile.resp[c], components.chosen[c], held, strips * lanes, resp)
-        weigh(resp, y, n_features, n_features, strips, components.root, components.z, components.sum_wy[c])
-        add_gram(components.z, n_features, strips, components.sum_wyy[c], 0)
+        weigh(resp, y, n_features, strips, components.root, components.z, components.sum_wy[c])
+        add_gram(components.z, n_features, 2 * strips, components.sum_wyy[c], 0)
 
 
 @kernel(inline=True)
-def weigh(resp, y, apart, n_features, n_strips, root, z, sum_wy):  # type: ignore[no-untyped-def]
-    """Write ``z = √(w r) y`` and add ``Σ w r y``: where w r is 0, y may be anything.
+def weigh(resp, y, n_features, n_strips, root, z, sum_wy):  # type: ignore[no-untyped-def]
+    """Write ``z = √(w r) y`` by feature, and add ``Σ w r y``. Where w r is 0, y may be anything.
 
-    Strips of y begin `apart` features from one another, those of z `spaced`; z may be y if that is the same.
+    y comes in strips.
     """
-    for v in range(2 * n_strips):
+    n_vectors = 2 * n_strips
+    for v in range(n_vectors):
         store(root, v, square_root(load(resp, v)))
     for i in range(0, n_features, 4):
         a0, a1, b0, b1 = zero(y), zero(y), zero(y), zero(y)
         c0, c1, d0, d1 = zero(y), zero(y), zero(y), zero(y)
         for s in range(n_strips):
             r0, r1 = load(root, 2 * s), load(root, 2 * s + 1)
-            at, to = 2 * (s * apart + i), 2 * (s * spaced(n_features) + i)
+            at, to = 2 * (s * n_features + i), i * n_vectors + 2 * s
             z0, z1 = where_positive(r0, r0 * load(y, at)), where_positive(r1, r1 * load(y, at + 1))
             store(z, to, z0)
             store(z, to + 1, z1)
             a0, a1 = multiply_add(r0, z0, a0), multiply_add(r1, z1, a1)
+            to += n_vectors
             z0, z1 = where_positive(r0, r0 * load(y, at + 2)), where_positive(r1, r1 * load(y, at + 3))
-            store(z, to + 2, z0)
-            store(z, to + 3, z1)
+            store(z, to, z0)
+            store(z, to + 1, z1)
             b0, b1 = multiply_add(r0, z0, b0), multiply_add(r1, z1, b1)
+            to += n_vectors
             z0, z1 = where_positive(r0, r0 * load(y, at + 4)), where_positive(r1, r1 * load(y, at + 5))
-            store(z, to + 4, z0)
-            store(z, to + 5, z1)
+            store(z, to, z0)
+            store(z, to + 1, z1)
             c0, c1 = multiply_add(r0, z0, c0), multiply_add(r1, z1, c1)
+            to += n_vectors
             z0, z1 = where_positive(r0, r0 * load(y, at + 6)), where_positive(r1, r1 * load(y, at + 7))
-            store(z, to + 6, z0)
-            store(z, to + 7, z1)
+            store(z, to, z0)
+            store(z, to + 1, z1)
             d0, d1 = multiply_add(r0, z0, d0), multiply_add(r1, z1, d1)
         add_sums(sum_wy, i // 4, a0, a1, b0, b1, c0, c1, d0, d1)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel, unwritable
 from streamem.kernels.full import unpaired, weigh
 from streamem.kernels.memory import aligned_zeros
-from streamem.kernels.products import add_gram, gram_blocks, gram_matrix, spaced
+from streamem.kernels.products import add_gram, gram_blocks, gram_matrix
 from streamem.kernels.tiles import fill, make_tile, padded, rows_per_strip
 
 __all__ = ["Moments", "moments"]
@@ -43,7 +43,7 @@ def moments(x: FloatArray, weight: Float64Array | None, shift: Float64Array) -> 
     tile = make_tile(shift, np.ones(d), 1, n_rows, np.float64)
     minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
     sum_wd, sum_wdd = aligned_zeros((p // 4, 8), np.float64), aligned_zeros((gram_blocks(p), 8), np.float64)
-    root, z = aligned_zeros(n_rows, np.float64), aligned_zeros(n_rows * spaced(p), np.float64)
+    root, z = aligned_zeros(n_rows, np.float64), aligned_zeros(n_rows * p, np.float64)
     weights = np.empty(0) if weight is None else np.asarray(weight, np.float64)
     total = _moments(unwritable(x), unwritable(weights), tile, root, z, minimum, maximum, sum_wd, sum_wdd)
     return Moments(total, minimum, maximum, unpaired(sum_wd[None], d)[0], gram_matrix(sum_wdd, d))
@@ -64,6 +64,6 @@ def _moments(x, weight, tile, root, z, minimum, maximum, sum_wd, sum_wdd):  # ty
             for j in range(len(minimum)):
                 minimum[j] = values[j] if values[j] < minimum[j] else minimum[j]
                 maximum[j] = values[j] if values[j] > maximum[j] else maximum[j]
-        weigh(tile.weight, tile.x, n_features, n_features, n_strips, root, z, sum_wd)
-        add_gram(z, n_features, n_strips, sum_wdd, 0)
+        weigh(tile.weight, tile.x, n_features, n_strips, root, z, sum_wd)
+        add_gram(z, n_features, 2 * n_strips, sum_wdd, 0)
     return total

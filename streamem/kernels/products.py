@@ -1,12 +1,10 @@
 """The two products that most of an E-step's arithmetic is in, blocked for registers.
 
-Rows lie in SIMD lanes: a *strip* is two vectors of rows, feature by feature, so that feature i of strip s
-of an array with d features is vectors ``2 (s d + i)`` and the next. d is a multiple of 4 here; what pads
-it is zero.
-
-What is summed over strips again and again has them `spaced` apart. Closer, as most numbers of columns are
-multiples of 8, the same feature of all strips would be in the same few sets of the innermost cache, which
-then holds no more than some of them; so it holds all that a block of sums needs.
+Rows lie in SIMD lanes. Where features are combined, rows come in *strips*: two vectors of rows, feature by
+feature, so that feature i of strip s of an array with d features is vectors ``2 (s d + i)`` and the next. d
+is a multiple of 4 here; what pads it is zero. Where rows are summed, they lie *by feature*: vector v of
+feature i of an array with n vectors of rows is vector ``i n + v``, so that all that a block of sums needs is
+read from beginning to end.
 """
 
 from __future__ import annotations
@@ -28,24 +26,29 @@ from streamem.kernels.simd import (
     zero,
 )
 
-__all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "spaced", "whiten_strip"]
+__all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "whiten_strip"]
 
 STRIP_BYTES = 2 * VECTOR_BYTES
 """Bytes of one feature of one strip."""
 
 
 @kernel(inline=True)
-def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[no-untyped-def]
-    """Write the first n_features of ``y = L⁻¹ x`` of one strip; return the two vectors ``‖y‖²`` over them.
+def whiten_strip(triangle, mean, n_features, x, x_start, difference, y, y_start):  # type: ignore[no-untyped-def]
+    """Write the first n_features of ``y = L⁻¹(x - μ)`` of one strip; return two vectors ``‖y‖²`` over them.
 
     Parameters
     ----------
     triangle
         (d, d) lower triangular ``L⁻¹``; what lies above the diagonal is not read.
+    mean
+        (d,) μ.
     n_features
         Multiple of 4; the remaining features are not touched.
     x, y
         Strips that start at vectors `x_start` and `y_start`.
+    difference
+        One strip, to write ``x - μ`` to. It may be x.
+
     Notes
     -----
     O(d² / 2) multiply-adds per row. Four features by two vectors stay in registers.
@@ -55,7 +58,7 @@ def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[
         a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
         c0, c1, d0, d1 = zero(x), zero(x), zero(x), zero(x)
         for j in range(i):
-            x0, x1 = load(x, x_start + 2 * j), load(x, x_start + 2 * j + 1)
+            x0, x1 = load(difference, 2 * j), load(difference, 2 * j + 1)
             w = splat(triangle[i, j])
             a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
             w = splat(triangle[i + 1, j])
@@ -65,7 +68,10 @@ def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[
             w = splat(triangle[i + 3, j])
             d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
         at = x_start + 2 * i
-        x0, x1 = load(x, at), load(x, at + 1)
+        m = splat(mean[i])
+        x0, x1 = load(x, at) - m, load(x, at + 1) - m
+        store(difference, 2 * i, x0)
+        store(difference, 2 * i + 1, x1)
         w = splat(triangle[i, i])
         a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
         w = splat(triangle[i + 1, i])
@@ -74,19 +80,28 @@ def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[
         c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
         w = splat(triangle[i + 3, i])
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        x0, x1 = load(x, at + 2), load(x, at + 3)
+        m = splat(mean[i + 1])
+        x0, x1 = load(x, at + 2) - m, load(x, at + 3) - m
+        store(difference, 2 * i + 2, x0)
+        store(difference, 2 * i + 3, x1)
         w = splat(triangle[i + 1, i + 1])
         b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
         w = splat(triangle[i + 2, i + 1])
         c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
         w = splat(triangle[i + 3, i + 1])
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        x0, x1 = load(x, at + 4), load(x, at + 5)
+        m = splat(mean[i + 2])
+        x0, x1 = load(x, at + 4) - m, load(x, at + 5) - m
+        store(difference, 2 * i + 4, x0)
+        store(difference, 2 * i + 5, x1)
         w = splat(triangle[i + 2, i + 2])
         c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
         w = splat(triangle[i + 3, i + 2])
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        x0, x1 = load(x, at + 6), load(x, at + 7)
+        m = splat(mean[i + 3])
+        x0, x1 = load(x, at + 6) - m, load(x, at + 7) - m
+        store(difference, 2 * i + 6, x0)
+        store(difference, 2 * i + 7, x1)
         w = splat(triangle[i + 3, i + 3])
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
         at = y_start + 2 * i
@@ -104,19 +119,13 @@ def whiten_strip(triangle, n_features, x, x_start, y, y_start):  # type: ignore[
 
 
 @kernel(inline=True)
-def spaced(n_features):  # type: ignore[no-untyped-def]
-    """Return how many features further the next strip begins: an odd multiple of 4, at least n_features."""
-    return n_features | 4
-
-
-@kernel(inline=True)
-def add_gram(z, n_features, n_strips, out, block):  # type: ignore[no-untyped-def]
+def add_gram(z, n_features, n_vectors, out, block):  # type: ignore[no-untyped-def]
     """Add ``Σ z zᵀ`` over rows to blocks of four by four on and below the diagonal.
 
     Parameters
     ----------
     z
-        Strips of n_features features, `spaced` apart.
+        n_vectors of rows, by feature.
     out
         (..., 8) float64: pairs of entries from number `block` on are added to, in the order of `gram_matrix`.
 
@@ -126,32 +135,31 @@ def add_gram(z, n_features, n_strips, out, block):  # type: ignore[no-untyped-de
     """
     for i in range(0, n_features, 4):
         for j in range(0, i + 4, 4):
-            add_block(z, spaced(n_features), n_strips, i, j, out, block)
+            add_block(z, n_vectors, i, j, out, block)
             block += 2
 
 
 @kernel(inline=True)
-def add_block_at_once(z, apart, n_strips, i, j, out, block):  # type: ignore[no-untyped-def]
+def add_block_at_once(z, n_vectors, i, j, out, block):  # type: ignore[no-untyped-def]
     """Add the sums of features i to i + 3 times j to j + 3: 21 vectors stay in registers."""
     a0, a1, a2, a3 = zero(z), zero(z), zero(z), zero(z)
     b0, b1, b2, b3 = zero(z), zero(z), zero(z), zero(z)
     c0, c1, c2, c3 = zero(z), zero(z), zero(z), zero(z)
     d0, d1, d2, d3 = zero(z), zero(z), zero(z), zero(z)
-    for v in range(2 * n_strips):
-        strip = 2 * apart * (v >> 1) + (v & 1)
-        right = strip + 2 * j
-        z0, z1, z2, z3 = load(z, right), load(z, right + 2), load(z, right + 4), load(z, right + 6)
-        left = strip + 2 * i
+    for v in range(n_vectors):
+        right, left = j * n_vectors + v, i * n_vectors + v
+        z0, z1 = load(z, right), load(z, right + n_vectors)
+        z2, z3 = load(z, right + 2 * n_vectors), load(z, right + 3 * n_vectors)
         zi = load(z, left)
         a0, a1 = multiply_add(zi, z0, a0), multiply_add(zi, z1, a1)
         a2, a3 = multiply_add(zi, z2, a2), multiply_add(zi, z3, a3)
-        zi = load(z, left + 2)
+        zi = load(z, left + n_vectors)
         b0, b1 = multiply_add(zi, z0, b0), multiply_add(zi, z1, b1)
         b2, b3 = multiply_add(zi, z2, b2), multiply_add(zi, z3, b3)
-        zi = load(z, left + 4)
+        zi = load(z, left + 2 * n_vectors)
         c0, c1 = multiply_add(zi, z0, c0), multiply_add(zi, z1, c1)
         c2, c3 = multiply_add(zi, z2, c2), multiply_add(zi, z3, c3)
-        zi = load(z, left + 6)
+        zi = load(z, left + 3 * n_vectors)
         d0, d1 = multiply_add(zi, z0, d0), multiply_add(zi, z1, d1)
         d2, d3 = multiply_add(zi, z2, d2), multiply_add(zi, z3, d3)
     add_sums(out, block, a0, a1, a2, a3, b0, b1, b2, b3)
@@ -159,20 +167,19 @@ def add_block_at_once(z, apart, n_strips, i, j, out, block):  # type: ignore[no-
 
 
 @kernel(inline=True)
-def add_block_by_halves(z, apart, n_strips, i, j, out, block):  # type: ignore[no-untyped-def]
+def add_block_by_halves(z, n_vectors, i, j, out, block):  # type: ignore[no-untyped-def]
     """Do what `add_block_at_once` does for two features i at a time: 14 vectors stay in registers."""
     for half in range(2):
         a0, a1, a2, a3 = zero(z), zero(z), zero(z), zero(z)
         b0, b1, b2, b3 = zero(z), zero(z), zero(z), zero(z)
-        for v in range(2 * n_strips):
-            strip = 2 * apart * (v >> 1) + (v & 1)
-            right = strip + 2 * j
-            z0, z1, z2, z3 = load(z, right), load(z, right + 2), load(z, right + 4), load(z, right + 6)
-            left = strip + 2 * i + 4 * half
+        for v in range(n_vectors):
+            right, left = j * n_vectors + v, (i + 2 * half) * n_vectors + v
+            z0, z1 = load(z, right), load(z, right + n_vectors)
+            z2, z3 = load(z, right + 2 * n_vectors), load(z, right + 3 * n_vectors)
             zi = load(z, left)
             a0, a1 = multiply_add(zi, z0, a0), multiply_add(zi, z1, a1)
             a2, a3 = multiply_add(zi, z2, a2), multiply_add(zi, z3, a3)
-            zi = load(z, left + 2)
+            zi = load(z, left + n_vectors)
             b0, b1 = multiply_add(zi, z0, b0), multiply_add(zi, z1, b1)
             b2, b3 = multiply_add(zi, z2, b2), multiply_add(zi, z3, b3)
         add_sums(out, block + half, a0, a1, a2, a3, b0, b1, b2, b3)

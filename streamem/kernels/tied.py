@@ -20,7 +20,7 @@ from streamem.kernels.compile import kernel
 from streamem.kernels.full import unpaired, weigh
 from streamem.kernels.gaussian import TiedGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
-from streamem.kernels.products import add_gram, gram_blocks, gram_matrix, spaced, whiten_strip
+from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
 from streamem.kernels.simd import load, splat, square_root, store, where_positive, zero
 from streamem.kernels.spherical import add_first_moments, first_moments, squared_distances
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
@@ -39,14 +39,20 @@ class TiedComponents(NamedTuple):
     """(k,)."""
     pooled: bool
     """Whether second moments are taken about ȳ, with products of responsibilities."""
+    origin: NDArray[Any]
+    """(padded d,) zeros: rows are whitened about the center of the tile."""
+    difference: NDArray[Any]
+    """One strip."""
     z: NDArray[Any]
-    """A tile of whitened rows."""
+    """A tile of whitened rows, in strips."""
+    apart: NDArray[Any]
+    """The same about one mean, where second moments are not pooled."""
     y: NDArray[Any]
-    """A tile of whitened rows about ȳ or a mean, strips `spaced` apart."""
+    """A tile of whitened rows about ȳ or a mean, times the square roots of their weights, by feature."""
     root: NDArray[Any]
     """(rows,) square roots of weights."""
     r: NDArray[Any]
-    """A tile of ``r √(w / s)``, components in the place of features; strips `spaced` apart."""
+    """A tile of ``r √(w / s)``, by component."""
     sum_wy: NDArray[np.float64]
     """(k, padded d / 4, 8) sums of even and odd vectors, where second moments are not pooled."""
     sum_wd: NDArray[np.float64]
@@ -79,10 +85,13 @@ def _memory(k: int, d: int, n_rows: int, dtype: np.dtype[Any]) -> TiedComponents
         whitening=np.empty((p, p), dtype),
         log_const=np.empty(k),
         pooled=pooled,
+        origin=np.zeros(p, dtype),
+        difference=aligned_zeros(p * STRIP_BYTES // dtype.itemsize, dtype),
         z=aligned_zeros(p * n_rows, dtype),
-        y=aligned_zeros(spaced(p) * n_rows, dtype),
+        apart=aligned_zeros(0 if pooled else p * n_rows, dtype),
+        y=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
-        r=aligned_zeros(spaced(q) * n_rows if pooled else 0, dtype),
+        r=aligned_zeros(q * n_rows, dtype),
         sum_wy=aligned_zeros((0 if pooled else k, p // 4, 8), np.float64),
         sum_wd=aligned_zeros((-(-k // 2) if pooled else 0, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((gram_blocks(p), 8), np.float64),
@@ -111,8 +120,10 @@ def tied_sums(
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write z, and ``log_const - ‖z - m_k‖² / 2``. O(d² / 2 + k d) time per row."""
     x, z, n_features = tile.x, components.z, components.means.shape[1]
+    triangle, origin, difference = components.whitening, components.origin, components.difference
     for s in range(n_strips):
-        whiten_strip(components.whitening, n_features, x, 2 * s * n_features, z, 2 * s * n_features)
+        strip = 2 * s * n_features
+        whiten_strip(triangle, origin, n_features, x, strip, difference, z, strip)
     squared_distances(z, components.means, n_strips, tile.resp)
     for c in range(len(components.means)):
         joint, const = tile.resp[c], z.dtype.type(components.log_const[c])
@@ -134,16 +145,15 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
 @kernel(inline="once")
 def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r y`` and ``Σ w r y yᵀ`` component by component. O(k d² / 2) time per row."""
-    y, z, n_features = components.y, components.z, components.means.shape[1]
-    apart = spaced(n_features)
+    y, z, apart, n_features = components.y, components.z, components.apart, components.means.shape[1]
     for c in range(len(components.means)):
         for s in range(n_strips):
             for i in range(n_features):
-                m, at, to = splat(components.means[c, i]), 2 * (s * n_features + i), 2 * (s * apart + i)
-                store(y, to, load(z, at) - m)
-                store(y, to + 1, load(z, at + 1) - m)
-        weigh(tile.resp[c], y, apart, n_features, n_strips, components.root, y, components.sum_wy[c])
-        add_gram(y, n_features, n_strips, components.sum_wyy, 0)
+                m, at = splat(components.means[c, i]), 2 * (s * n_features + i)
+                store(apart, at, load(z, at) - m)
+                store(apart, at + 1, load(z, at + 1) - m)
+        weigh(tile.resp[c], apart, n_features, n_strips, components.root, y, components.sum_wy[c])
+        add_gram(y, n_features, 2 * n_strips, components.sum_wyy, 0)
 
 
 @kernel(inline="once")
@@ -152,23 +162,23 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
     y, z, r, means = components.y, components.z, components.r, components.means
     k, n_features = means.shape
     k_padded = padded(k)
-    k_apart = spaced(k_padded)
+    n_vectors = 2 * n_strips
     one = splat(z.dtype.type(1))
     for s in range(n_strips):
         root0, root1 = _root_of_total(tile.resp, k, 2 * s), _root_of_total(tile.resp, k, 2 * s + 1)
         inverse0, inverse1 = where_positive(root0, one / root0), where_positive(root1, one / root1)
         for c in range(k):
-            at = 2 * (s * k_apart + c)
+            at = c * n_vectors + 2 * s
             store(r, at, load(tile.resp[c], 2 * s) * inverse0)
             store(r, at + 1, load(tile.resp[c], 2 * s + 1) * inverse1)
         for i in range(0, n_features, 4):
-            at, to = 2 * (s * n_features + i), 2 * (s * spaced(n_features) + i)
+            at, to = 2 * (s * n_features + i), i * n_vectors + 2 * s
             a0, a1 = root0 * load(z, at), root1 * load(z, at + 1)
             b0, b1 = root0 * load(z, at + 2), root1 * load(z, at + 3)
             c0, c1 = root0 * load(z, at + 4), root1 * load(z, at + 5)
             d0, d1 = root0 * load(z, at + 6), root1 * load(z, at + 7)
             for c in range(k):
-                r0, r1 = load(r, 2 * (s * k_apart + c)), load(r, 2 * (s * k_apart + c) + 1)
+                r0, r1 = load(r, c * n_vectors + 2 * s), load(r, c * n_vectors + 2 * s + 1)
                 m = splat(means[c, i])
                 a0, a1 = a0 - r0 * m, a1 - r1 * m
                 m = splat(means[c, i + 1])
@@ -179,14 +189,17 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
                 d0, d1 = d0 - r0 * m, d1 - r1 * m
             store(y, to, where_positive(root0, a0))
             store(y, to + 1, where_positive(root1, a1))
-            store(y, to + 2, where_positive(root0, b0))
-            store(y, to + 3, where_positive(root1, b1))
-            store(y, to + 4, where_positive(root0, c0))
-            store(y, to + 5, where_positive(root1, c1))
-            store(y, to + 6, where_positive(root0, d0))
-            store(y, to + 7, where_positive(root1, d1))
-    add_gram(y, n_features, n_strips, components.sum_wyy, 0)
-    add_gram(r, k_padded, n_strips, components.sum_wrr, 0)
+            to += n_vectors
+            store(y, to, where_positive(root0, b0))
+            store(y, to + 1, where_positive(root1, b1))
+            to += n_vectors
+            store(y, to, where_positive(root0, c0))
+            store(y, to + 1, where_positive(root1, c1))
+            to += n_vectors
+            store(y, to, where_positive(root0, d0))
+            store(y, to + 1, where_positive(root1, d1))
+    add_gram(y, n_features, n_vectors, components.sum_wyy, 0)
+    add_gram(r, k_padded, n_vectors, components.sum_wrr, 0)
 
 
 @kernel(inline=True)
