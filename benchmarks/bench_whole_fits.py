@@ -32,19 +32,19 @@ CASES = (
 )
 
 
-def ours(x: Any, k: int) -> tuple[Any, float]:
+def ours(x: Any, k: int, seed: int) -> tuple[Any, float]:
     """Fit with the defaults; return the estimator and the seconds."""
     began = time.perf_counter()
-    gm = sem.GaussianMixture(k, random_state=0).fit(x)
+    gm = sem.GaussianMixture(k, random_state=seed).fit(x)
     return gm, time.perf_counter() - began
 
 
-def theirs(x: Any, k: int, options: Any) -> tuple[float, float, int, float]:
+def theirs(x: Any, k: int, seed: int, options: Any) -> tuple[float, float, int, float]:
     """Return scikit-learn's optimum, its seconds per iteration, iterations, and the seconds of its start."""
     from sklearn.mixture import GaussianMixture
 
     def fit(iterations: int) -> tuple[Any, float]:
-        gm = GaussianMixture(k, tol=0.0, max_iter=iterations, random_state=0)
+        gm = GaussianMixture(k, tol=0.0, max_iter=iterations, random_state=seed)
         began = time.perf_counter()
         gm.fit(x)
         return gm, time.perf_counter() - began
@@ -75,25 +75,26 @@ def counted(x: Any, gm: Any, options: Any) -> list[float]:
     return [record.log_likelihood for record in fit.result_.history]
 
 
-def run(n: int, d: int, k: int, spread: float, options: Any) -> dict[str, Any]:
+def run(n: int, d: int, k: int, spread: float, seed: int, options: Any) -> dict[str, Any]:
     """Time both from start to end."""
-    x = mixture(n, d, k, 0, spread=spread)
-    ours(x[:50_000], k)  # compiles
+    x = mixture(n, d, k, seed, spread=spread)
+    ours(x[:50_000], k, seed)  # compiles
     with (
         warnings.catch_warnings(),
         dask.config.set(num_workers=options.threads),
         threadpool_limits(options.threads, "blas"),
     ):
         warnings.simplefilter("ignore")
-        gm, fast = ours(x, k)
-        best = sem.GaussianMixture(k, random_state=0, tol=1e-9, max_iter=1000).fit(x).score(x)
-        reached, iteration, iterations, start = theirs(x, k, options)
+        gm, fast = ours(x, k, seed)
+        best = sem.GaussianMixture(k, random_state=seed, tol=1e-9, max_iter=1000).fit(x).score(x)
+        reached, iteration, iterations, start = theirs(x, k, seed, options)
         slow = start + iterations * iteration
         return {
             "n": n,
             "d": d,
             "k": k,
             "spread": spread,
+            "seed": seed,
             "streamem s": fast,
             "passes": gm.n_iter_,
             "to optimum": best - gm.score(x),
@@ -114,10 +115,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "--to-the-end", action="store_true", help="have scikit-learn make all of its iterations"
     )
     parser.add_argument("--case", type=int, choices=range(len(CASES)), help="this one only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of rows and starts")
     options = parser.parse_args(argv)
     cases = CASES if options.case is None else [CASES[options.case]]
     cases = [(3000, 3, 2, 2.0)] if options.tiny else cases
-    return harness.report(options, [run(*case, options) for case in cases])
+    return harness.report(options, [run(*case, seed, options) for case in cases for seed in options.seeds])
 
 
 if __name__ == "__main__":
