@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import DiagGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
-from streamem.kernels.simd import add_sums, load, multiply_add, splat, store, where_positive, zero
+from streamem.kernels.simd import add_sums, load, load_splat, multiply_add, splat, store, where_positive, zero
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded
 
 __all__ = ["DiagonalComponents", "diagonal_components", "diagonal_sums"]
@@ -73,7 +73,7 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
             joint, mean, scale = tile.resp[c], components.means[c], components.whitening[c]
             a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
             for i in range(n_features):
-                m, w = splat(mean[i]), splat(scale[i])
+                m, w = load_splat(mean, i), load_splat(scale, i)
                 y0, y1 = (load(x, here + 2 * i) - m) * w, (load(x, here + 2 * i + 1) - m) * w
                 a0, a1 = multiply_add(y0, y0, a0), multiply_add(y1, y1, a1)
                 y0, y1 = (load(x, next_ + 2 * i) - m) * w, (load(x, next_ + 2 * i + 1) - m) * w
@@ -92,7 +92,8 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     for i in range(0, n_features, 4):  # outside: of a tile, this much stays in the nearest cache
         for c in range(len(components.means)):
             resp, mean, sums = tile.resp[c], components.means[c], components.sums[c]
-            m0, m1, m2, m3 = splat(mean[i]), splat(mean[i + 1]), splat(mean[i + 2]), splat(mean[i + 3])
+            m0, m1 = load_splat(mean, i), load_splat(mean, i + 1)
+            m2, m3 = load_splat(mean, i + 2), load_splat(mean, i + 3)
             a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
             b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)
             for v in range(2 * n_strips):

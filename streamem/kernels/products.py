@@ -20,8 +20,8 @@ from streamem.kernels.simd import (
     VECTOR_REGISTERS,
     add_sums,
     load,
+    load_splat,
     multiply_add,
-    splat,
     store,
     zero,
 )
@@ -54,55 +54,57 @@ def whiten_strip(triangle, mean, n_features, x, x_start, difference, y, y_start)
     O(d² / 2) multiply-adds per row. Four features by two vectors stay in registers.
     """
     q0, q1 = zero(x), zero(x)
+    d = len(mean)
     for i in range(0, n_features, 4):
+        row0, row1, row2, row3 = i * d, (i + 1) * d, (i + 2) * d, (i + 3) * d
         a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
         c0, c1, d0, d1 = zero(x), zero(x), zero(x), zero(x)
         for j in range(i):
             x0, x1 = load(difference, 2 * j), load(difference, 2 * j + 1)
-            w = splat(triangle[i, j])
+            w = load_splat(triangle, row0 + j)
             a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
-            w = splat(triangle[i + 1, j])
+            w = load_splat(triangle, row1 + j)
             b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
-            w = splat(triangle[i + 2, j])
+            w = load_splat(triangle, row2 + j)
             c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-            w = splat(triangle[i + 3, j])
+            w = load_splat(triangle, row3 + j)
             d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
         at = x_start + 2 * i
-        m = splat(mean[i])
+        m = load_splat(mean, i)
         x0, x1 = load(x, at) - m, load(x, at + 1) - m
         store(difference, 2 * i, x0)
         store(difference, 2 * i + 1, x1)
-        w = splat(triangle[i, i])
+        w = load_splat(triangle, row0 + i)
         a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
-        w = splat(triangle[i + 1, i])
+        w = load_splat(triangle, row1 + i)
         b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
-        w = splat(triangle[i + 2, i])
+        w = load_splat(triangle, row2 + i)
         c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-        w = splat(triangle[i + 3, i])
+        w = load_splat(triangle, row3 + i)
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        m = splat(mean[i + 1])
+        m = load_splat(mean, i + 1)
         x0, x1 = load(x, at + 2) - m, load(x, at + 3) - m
         store(difference, 2 * i + 2, x0)
         store(difference, 2 * i + 3, x1)
-        w = splat(triangle[i + 1, i + 1])
+        w = load_splat(triangle, row1 + i + 1)
         b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
-        w = splat(triangle[i + 2, i + 1])
+        w = load_splat(triangle, row2 + i + 1)
         c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-        w = splat(triangle[i + 3, i + 1])
+        w = load_splat(triangle, row3 + i + 1)
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        m = splat(mean[i + 2])
+        m = load_splat(mean, i + 2)
         x0, x1 = load(x, at + 4) - m, load(x, at + 5) - m
         store(difference, 2 * i + 4, x0)
         store(difference, 2 * i + 5, x1)
-        w = splat(triangle[i + 2, i + 2])
+        w = load_splat(triangle, row2 + i + 2)
         c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-        w = splat(triangle[i + 3, i + 2])
+        w = load_splat(triangle, row3 + i + 2)
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        m = splat(mean[i + 3])
+        m = load_splat(mean, i + 3)
         x0, x1 = load(x, at + 6) - m, load(x, at + 7) - m
         store(difference, 2 * i + 6, x0)
         store(difference, 2 * i + 7, x1)
-        w = splat(triangle[i + 3, i + 3])
+        w = load_splat(triangle, row3 + i + 3)
         d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
         at = y_start + 2 * i
         store(y, at, a0)

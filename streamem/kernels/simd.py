@@ -25,6 +25,7 @@ __all__ = [
     "add_sums",
     "exp",
     "load",
+    "load_splat",
     "log",
     "maximum",
     "multiply_add",
@@ -194,11 +195,24 @@ def splat(typingctx: Any, scalar: Any) -> Any:
     vector = VectorType(scalar)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
-        first = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
-        return _shuffle(builder, first, undefined, [0] * vector.lanes)
+        return _splat(builder, context, vector, args[0])
 
     return vector(scalar), codegen
+
+
+@intrinsic
+def load_splat(typingctx: Any, array: Any, position: Any) -> Any:
+    """Return a vector whose lanes all hold the element at `position`, counted in elements, of an array.
+
+    The array is contiguous, of any shape. Indices of numba's own may be negative: that takes a test of each.
+    """
+    vector = VectorType(array.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(array)(context, builder, args[0]).data
+        return _splat(builder, context, vector, builder.load(builder.gep(data, [args[1]], inbounds=True)))
+
+    return vector(array, types.intp), codegen
 
 
 @intrinsic
@@ -369,6 +383,12 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
             _shuffle(builder, a, b, range(lanes)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)
         ]
     return vectors[0]
+
+
+def _splat(builder: Any, context: Any, vector: VectorType, scalar: Any) -> Any:
+    undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+    return _shuffle(builder, first, undefined, [0] * vector.lanes)
 
 
 def _polynomial(builder: Any, vector: VectorType, x: Any, coefficients: Sequence[float]) -> Any:

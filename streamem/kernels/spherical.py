@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import SphericalGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
-from streamem.kernels.simd import add_sums, load, multiply_add, splat, store, where_positive, zero
+from streamem.kernels.simd import add_sums, load, load_splat, multiply_add, store, where_positive, zero
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
 
 __all__ = [
@@ -118,15 +118,16 @@ def squared_distances(x, means, n_strips, out):  # type: ignore[no-untyped-def]
         strip = 2 * s * n_features
         for c in range(0, k, 2):
             partner = c + 1 if c + 1 < k else c
+            mean, other = c * n_features, partner * n_features
             a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
             c0, c1, d0, d1 = zero(x), zero(x), zero(x), zero(x)
             for i in range(0, n_features, 2):
                 x0, x1 = load(x, strip + 2 * i), load(x, strip + 2 * i + 1)
-                m, n = splat(means[c, i]), splat(means[partner, i])
+                m, n = load_splat(means, mean + i), load_splat(means, other + i)
                 a0, a1 = multiply_add(x0 - m, x0 - m, a0), multiply_add(x1 - m, x1 - m, a1)
                 b0, b1 = multiply_add(x0 - n, x0 - n, b0), multiply_add(x1 - n, x1 - n, b1)
                 x0, x1 = load(x, strip + 2 * i + 2), load(x, strip + 2 * i + 3)
-                m, n = splat(means[c, i + 1]), splat(means[partner, i + 1])
+                m, n = load_splat(means, mean + i + 1), load_splat(means, other + i + 1)
                 c0, c1 = multiply_add(x0 - m, x0 - m, c0), multiply_add(x1 - m, x1 - m, c1)
                 d0, d1 = multiply_add(x0 - n, x0 - n, d0), multiply_add(x1 - n, x1 - n, d1)
             store(out[c], 2 * s, a0 + c0)
@@ -146,9 +147,10 @@ def add_first_moments(x, means, resp, n_strips, sums):  # type: ignore[no-untype
         for c in range(0, k, 2):
             partner = c + 1 if c + 1 < k else c
             mean, other_mean, weight, other_weight = means[c], means[partner], resp[c], resp[partner]
-            m0, m1, m2, m3 = splat(mean[i]), splat(mean[i + 1]), splat(mean[i + 2]), splat(mean[i + 3])
-            n0, n1 = splat(other_mean[i]), splat(other_mean[i + 1])
-            n2, n3 = splat(other_mean[i + 2]), splat(other_mean[i + 3])
+            m0, m1 = load_splat(mean, i), load_splat(mean, i + 1)
+            m2, m3 = load_splat(mean, i + 2), load_splat(mean, i + 3)
+            n0, n1 = load_splat(other_mean, i), load_splat(other_mean, i + 1)
+            n2, n3 = load_splat(other_mean, i + 2), load_splat(other_mean, i + 3)
             a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
             b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)
             for v in range(2 * n_strips):

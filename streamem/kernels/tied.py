@@ -21,7 +21,7 @@ from streamem.kernels.full import unpaired, weigh
 from streamem.kernels.gaussian import TiedGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
-from streamem.kernels.simd import load, splat, square_root, store, where_positive, zero
+from streamem.kernels.simd import load, load_splat, splat, square_root, store, where_positive, zero
 from streamem.kernels.spherical import add_first_moments, first_moments, squared_distances
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
 
@@ -149,7 +149,7 @@ def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-
     for c in range(len(components.means)):
         for s in range(n_strips):
             for i in range(n_features):
-                m, at = splat(components.means[c, i]), 2 * (s * n_features + i)
+                m, at = load_splat(components.means, c * n_features + i), 2 * (s * n_features + i)
                 store(apart, at, load(z, at) - m)
                 store(apart, at + 1, load(z, at + 1) - m)
         weigh(tile.resp[c], apart, n_features, n_strips, components.root, y, components.sum_wy[c])
@@ -178,14 +178,15 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
             c0, c1 = root0 * load(z, at + 4), root1 * load(z, at + 5)
             d0, d1 = root0 * load(z, at + 6), root1 * load(z, at + 7)
             for c in range(k):
+                mean = c * n_features + i
                 r0, r1 = load(r, c * n_vectors + 2 * s), load(r, c * n_vectors + 2 * s + 1)
-                m = splat(means[c, i])
+                m = load_splat(means, mean)
                 a0, a1 = a0 - r0 * m, a1 - r1 * m
-                m = splat(means[c, i + 1])
+                m = load_splat(means, mean + 1)
                 b0, b1 = b0 - r0 * m, b1 - r1 * m
-                m = splat(means[c, i + 2])
+                m = load_splat(means, mean + 2)
                 c0, c1 = c0 - r0 * m, c1 - r1 * m
-                m = splat(means[c, i + 3])
+                m = load_splat(means, mean + 3)
                 d0, d1 = d0 - r0 * m, d1 - r1 * m
             store(y, to, where_positive(root0, a0))
             store(y, to + 1, where_positive(root1, a1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.simd import VECTOR_BYTES, exp, load, log, store, zero
+from streamem.kernels.simd import VECTOR_BYTES, exp, load, load_splat, log, store, zero
 
 
 @kernel
@@ -33,3 +33,18 @@ def test_exp__of_what_is_too_small_or_no_number_is_nothing(dtype):
     exps_and_logs(x, exps, logs)
     assert list(exps[:3]) == [0, 0, 1]
     assert not exps[3:].any()
+
+
+@kernel
+def splats(matrix, out):
+    for i in range(matrix.size):
+        store(out, i, load_splat(matrix, i))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_load_splat__counts_elements_from_the_start(dtype):
+    matrix = np.arange(6, dtype=dtype).reshape(2, 3)
+    lanes = VECTOR_BYTES // matrix.itemsize
+    out = np.empty(matrix.size * lanes, dtype)
+    splats(matrix, out)
+    np.testing.assert_array_equal(out.reshape(-1, lanes), np.repeat(matrix.ravel()[:, None], lanes, axis=1))
