@@ -161,7 +161,6 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
     """Add ``Σ w s ȳ ȳᵀ`` and ``Σ w r_k r_l / s``. O(k d + d² / 2 + k² / 2) time per row."""
     y, z, r, means = components.y, components.z, components.r, components.means
     k, n_features = means.shape
-    k_padded = padded(k)
     n_vectors = 2 * n_strips
     one = splat(z.dtype.type(1))
     for s in range(n_strips):
@@ -200,7 +199,7 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
             store(y, to, where_positive(root0, d0))
             store(y, to + 1, where_positive(root1, d1))
     add_gram(y, n_features, n_vectors, components.sum_wyy, 0)
-    add_gram(r, k_padded, n_vectors, components.sum_wrr, 0)
+    add_gram(r, padded(k), n_vectors, components.sum_wrr, 0)
 
 
 @kernel(inline=True)
