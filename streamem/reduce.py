@@ -21,7 +21,7 @@ from streamem.cluster import travelling, versions
 from streamem.errors import SourceError
 from streamem.protocols import Block, Buffer, EStep, Pass, Rows, Source, Stats
 from streamem.retries import persistently
-from streamem.scheduling import LOCAL_SCHEDULERS, Scheduler, open_scheduler
+from streamem.scheduling import LOCAL_SCHEDULERS, Scheduler, Task, open_scheduler
 from streamem.tree import FAN_IN, Node, Stack, fold, height, merge_in_groups, stacked, top
 from streamem.watching import StoppedError, Watch
 
@@ -57,18 +57,18 @@ def map_reduce(
     total = None if row_work is None else row_work * source.n_samples
     runs = scheduler.cut(len(blocks), _row_bytes(source), total)
     work = _Work(e_step, scheduler, runs)
-    if len(runs) == 1 and scheduler.in_process:  # nothing to share out, and a graph costs a millisecond
+    if len(runs) == 1 and scheduler.in_process:  # nothing to share out
         alone = _fold(work.run(blocks), _Opaque(e_step))
         progress(source.n_samples)
         return alone
     leaves = [work.task(run, _fold, blocks[run.start : run.stop]) for run in runs]
     nodes = list(zip(runs, leaves, strict=True))
     if scheduler.client is None:
-        root = work.after(_top, work.in_order(_stacked, (), nodes))
+        root = work.after("top", _top, work.in_order(_stacked, (), nodes))
     else:
         root = merge_in_groups(nodes, work.merge)
     done = _Counter([blocks[run[-1]].stop - blocks[run[0]].start for run in runs], progress)
-    return scheduler.compute(leaves, root, work.watch, done)  # type: ignore[no-any-return]
+    return scheduler.compute(work.tasks, leaves, root, work.watch, done)  # type: ignore[no-any-return]
 
 
 def _row_bytes(source: Source) -> int:
@@ -135,43 +135,48 @@ class _Work:
 
     def __init__(self, shared: Any, scheduler: Scheduler, runs: Sequence[range]) -> None:
         self.watch, self._name, self._scheduler = Watch(), uuid.uuid4().hex, scheduler
-        self._shared = dask.delayed(_Opaque(shared), name=f"step-{self._name}", traverse=False)
         self._attempts = 1 + int(dask.config.get("streamem.retries", RETRIES))
         self._lowest = min((height(run) for run in runs), default=0)
+        self._step = f"step-{self._name}"
+        self.tasks: dict[str, Any] = {self._step: _Opaque(shared)}
 
     def run(self, blocks: Sequence[Block]) -> _Run:
         return _Run(blocks, self.watch, self._attempts, tuple(self._inputs(blocks)))
 
-    def task(self, run: range, function: Callable[..., Any], blocks: Sequence[Block], *arguments: Any) -> Any:
-        """Return a task: ``function(blocks, *arguments, shared, *values that the cluster holds)``."""
+    def task(self, run: range, function: Callable[..., Any], blocks: Sequence[Block], *arguments: Any) -> str:
+        """Add a task: ``function(blocks, *arguments, shared, *values that the cluster holds)``."""
         call = functools.partial(function, self.run(blocks), *arguments)
-        inputs = [self._shared, *self._inputs(blocks).values()]
-        return self._delayed(run, call, inputs, dask_key_name=f"partition-{self._name}-{run.start}")
+        return self._add(
+            f"partition-{self._name}-{run.start}", call, self._step, *self._inputs(blocks).values(), above=run
+        )
 
-    def in_order(self, function: Callable[..., Any], state: Any, nodes: Sequence[Node[Any]]) -> Any:
-        """Return the task of the last ``state = function(runs, state, *results)`` over groups of nodes.
+    def in_order(self, function: Callable[..., Any], state: Any, nodes: Sequence[Node[str]]) -> str:
+        """Add the tasks of ``state = function(runs, state, *results)`` over groups of nodes; return the last.
 
         Dask's own schedulers begin what these wait for first: so runs start in order, the large ones first.
         """
-        state = dask.delayed(state, name=f"start-{self._name}", traverse=False)
+        last = f"start-{self._name}"
+        self.tasks[last] = state
         for i in range(0, len(nodes), FAN_IN):
-            runs, tasks = zip(*nodes[i : i + FAN_IN], strict=True)
-            state = self.after(functools.partial(function, runs), state, *tasks)
-        return state
+            runs, names = zip(*nodes[i : i + FAN_IN], strict=True)
+            last = self.after(f"group-{i}", functools.partial(function, runs), last, *names)
+        return last
 
-    def after(self, function: Callable[..., Any], *tasks: Any) -> Any:
-        """Return a task of what others have returned, for Dask's own schedulers."""
-        return dask.delayed(self._travelling(function), pure=False, traverse=False)(*tasks)
+    def after(self, what: str, function: Callable[..., Any], *names: str) -> str:
+        """Add a task of what others have returned, and which is not urgent."""
+        return self._add(f"{what}-{self._name}", function, *names)
 
-    def merge(self, nodes: Sequence[Node[Any]]) -> Any:
-        """Return a task that merges the results of others."""
+    def merge(self, nodes: Sequence[Node[str]]) -> str:
+        """Add a task that merges the results of others."""
         runs = tuple(run for run, _ in nodes)
         above = range(runs[0].start, runs[-1].stop)
-        return self._delayed(above, functools.partial(_merge_all, runs), [task for _, task in nodes])
+        name = f"merge-{self._name}-{above.start}-{above.stop}"
+        return self._add(name, functools.partial(_merge_all, runs), *(name for _, name in nodes), above=above)
 
-    def _delayed(self, run: range, call: Callable[..., Any], inputs: Sequence[Any], **name: str) -> Any:
-        with dask.annotate(priority=height(run) - self._lowest):
-            return dask.delayed(self._travelling(call), pure=False, traverse=False)(*inputs, **name)
+    def _add(self, name: str, call: Callable[..., Any], *inputs: Any, above: range | None = None) -> str:
+        priority = 0 if above is None else height(above) - self._lowest
+        self.tasks[name] = Task(self._travelling(call), inputs, priority)
+        return name
 
     def _travelling(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return a call whose failure reaches this process."""
@@ -262,9 +267,9 @@ def map_rows(
     if scheduler.client is None:
         root = work.in_order(_count, 0, list(zip(runs, leaves, strict=True)))
     else:
-        root = dask.delayed(_count, pure=False)(runs, 0, *leaves)
+        root = work.after("count", functools.partial(_count, runs, 0), *leaves)
     done = _Counter([stop - start for start, stop in bounds], progress)
-    written = scheduler.compute(leaves, root, work.watch, done)
+    written = scheduler.compute(work.tasks, leaves, root, work.watch, done)
     if written != source.n_samples:
         raise SourceError(
             f"{source.name}: {written:,} of {source.n_samples:,} results were written. Run again."

@@ -7,7 +7,7 @@ is in `streamem.cluster`; the tasks themselves are made in `streamem.reduce`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,8 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import dask
+import dask.multiprocessing
+import dask.threaded
 from dask.callbacks import Callback as DaskCallback
 from dask.system import CPU_COUNT
 
@@ -28,6 +30,7 @@ __all__ = [
     "CPU_COUNT",
     "LOCAL_SCHEDULERS",
     "Scheduler",
+    "Task",
     "check_scheduler",
     "cut_for",
     "open_scheduler",
@@ -38,16 +41,29 @@ __all__ = [
 T = TypeVar("T")
 R = TypeVar("R")
 
-LOCAL_SCHEDULERS = ("threads", "synchronous", "processes")
+_GET = {"threads": dask.threaded.get, "synchronous": dask.get, "processes": dask.multiprocessing.get}
+LOCAL_SCHEDULERS = tuple(_GET)
 PARTITIONS_PER_WORKER = {
     "threads": 32,
     "synchronous": 128,
     "processes": 16,
 }  # a task costs 0.1 ms: fine progress
 FEWEST_PER_WORKER, PARTITION_BYTES = 4, 1 << 25  # where the rows are few, so that tasks are worth it
-ALONE_BYTES, MOST_ALONE_BYTES = 1 << 19, 1 << 23  # fewer take less time than a graph, which costs 3 to 10 ms:
+ALONE_BYTES, MOST_ALONE_BYTES = 1 << 19, 1 << 23  # fewer take less time than a graph, which costs some 5 ms:
 ALONE_WORK = 25_000_000  # where the work is not known, and where so many multiplications are
 LARGE_RUNS_PER_THREAD = 2  # on a cluster, at least: a task costs 2 ms, and small ones follow
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """A call, given the results of other tasks."""
+
+    function: Callable[..., Any]
+    """What is called."""
+    inputs: tuple[Any, ...] = ()
+    """Names of the tasks whose results are its arguments; on a cluster futures as well."""
+    priority: int = 0
+    """The higher, the earlier a cluster runs it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,21 +97,28 @@ class Scheduler:
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return the results of what needs no rows but those in this process's memory, in order."""
-        here = self.local()
-        calls = [dask.delayed(partial(function, item), pure=False, traverse=False)() for item in items]
-        return list(
-            dask.compute(*calls, scheduler=here.name, num_workers=here.n_workers, optimize_graph=False)
-        )
+        calls = {str(i): Task(partial(function, item)) for i, item in enumerate(items)}
+        return list(self.local()._get(calls, list(calls)))
 
-    def compute(self, leaves: Sequence[Any], root: Any, watch: Watch, done: Callable[[int], object]) -> Any:
-        """Compute ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished.
+    def compute(
+        self,
+        tasks: Mapping[str, Any],
+        leaves: Sequence[str],
+        root: str,
+        watch: Watch,
+        done: Callable[[int], object],
+    ) -> Any:
+        """Compute the task ``root``; call ``done(i)`` whenever ``leaves[i]`` is finished.
 
-        However this returns, no task is still at work on what the caller may now close or remove; on a
-        cluster, none on a worker that answers.
+        What is no `Task` among the tasks is a result that is known. However this returns, no task is still at
+        work on what the caller may now close or remove; on a cluster, none on a worker that answers.
         """
         if self.client is not None:
-            return cluster.compute(self.client, leaves, root, watch, done)
-        position = {leaf.key: i for i, leaf in enumerate(leaves)}
+            delayed = _delayed(tasks)
+            return cluster.compute(
+                self.client, [delayed[leaf] for leaf in leaves], delayed[root], watch, done
+            )
+        position = {leaf: i for i, leaf in enumerate(leaves)}
 
         def posttask(key: Any, *_: Any) -> None:
             if key in position:
@@ -103,13 +126,7 @@ class Scheduler:
 
         try:
             with watch, DaskCallback(posttask=posttask):
-                return root.compute(
-                    scheduler=self.name,
-                    num_workers=self.n_workers,
-                    pool=self.pool,
-                    optimize_graph=False,
-                    chunksize=1,  # tasks that a process is given at once
-                )
+                return self._get(tasks, root)
         except BaseException as error:
             if self.pool is not None:
                 self.pool.settle()
@@ -119,6 +136,37 @@ class Scheduler:
                 f"scheduler={self.name!r}: a worker process died ({error}). Look for lack of memory: lower "
                 "memory_limit, or set fewer workers with dask.config.set(num_workers=...)."
             ) from error
+
+    def _get(self, tasks: Mapping[str, Any], wanted: Any) -> Any:
+        """Return the results wanted, by Dask's own scheduler of this name.
+
+        A plain graph costs 0.1 ms for each task, where one of delayed calls takes half a millisecond.
+        """
+        graph = {
+            name: (task.function, *task.inputs) if isinstance(task, Task) else task
+            for name, task in tasks.items()
+        }
+        processes = {
+            "pool": self.pool,
+            "optimize_graph": False,
+            "chunksize": 1,
+        }  # a process is given one at once
+        options = processes if self.name == "processes" else {}
+        return _GET[self.name](graph, wanted, num_workers=self.n_workers, **options)
+
+
+def _delayed(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tasks, each given after those that it needs, as calls that a cluster can be asked for."""
+    delayed: dict[str, Any] = {}
+    for name, task in tasks.items():
+        if isinstance(task, Task):
+            inputs = [delayed.get(one, one) if isinstance(one, str) else one for one in task.inputs]
+            with dask.annotate(priority=task.priority):
+                call = dask.delayed(task.function, pure=False, traverse=False)
+                delayed[name] = call(*inputs, dask_key_name=name)
+        else:
+            delayed[name] = dask.delayed(task, name=name, traverse=False)
+    return delayed
 
 
 @contextlib.contextmanager
