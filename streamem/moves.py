@@ -28,6 +28,7 @@ S = TypeVar("S", bound=Stats)
 
 TRIES = 2  # moves that EM on the sample follows: of 93 that paid, 93 had the highest rank
 HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up,
+PACE = 30  # or so many steps like the last, where steps are too irregular for an estimate,
 PLATEAU = 3  # after so many steps of which this is true
 KNOWN = 0.1  # of what a move has to gain: how well the end of the climb without one is known
 RACE = 2  # times the steps of the first move: what the climb without it has to catch up
@@ -76,6 +77,19 @@ class Search(Generic[P]):
     each: Callable[..., Iterable[Any]] = map
     """A `map` that may use several threads."""
 
+    def at_once(self, params: P, least: float) -> Found[P]:
+        """Return parameters of an objective higher by more than ``least``, if any, after a few steps.
+
+        On the first part of the sample alone, for climbs on it: nearly all moves that pay do so soon.
+        """
+        climb = self.climbs[0]
+        for moved, what in itertools.islice(self.model.moves(params, self.rows, self.each), 1):
+            goal = _highest(climb(params, notify=_GivingUp(np.inf, most=1))) + least
+            result = climb(moved, notify=_GivingUp(goal, reached=True))
+            if _highest(result) > goal:
+                return Found(result.params, params, what)
+        return Found(params, params)
+
     def __call__(self, params: P, least: float) -> Found[P]:
         """Return parameters of an objective higher by more than ``least``, if any.
 
@@ -117,6 +131,10 @@ class _GivingUp:
     """Steps after which it has had its chance."""
     steps: int = 0
     """Those made."""
+    objective: float = -np.inf
+    """That of the last one."""
+    reached: bool = False
+    """Whether it ends where it has reached the goal, too."""
     hopeless: int = 0
     """The last in a row that looked so: from where a move leads, climbs begin on plateaus."""
 
@@ -125,9 +143,11 @@ class _GivingUp:
         record = ended.record
         if record is None:
             return False
-        hopeless = record.objective + HOPE * record.remaining_gain < self.goal
+        pace, self.objective = record.objective - self.objective, record.objective
+        hopeless = record.objective + min(HOPE * record.remaining_gain, PACE * pace) < self.goal
         self.steps, self.hopeless = self.steps + 1, self.hopeless + 1 if hopeless else 0
-        return self.hopeless >= PLATEAU or self.steps >= self.most or record.remaining_gain < self.known
+        enough = (self.reached and record.objective > self.goal) or record.remaining_gain < self.known
+        return enough or self.hopeless >= PLATEAU or self.steps >= self.most
 
 
 @dataclass(slots=True)

@@ -124,6 +124,12 @@ def worse(params):
     )
 
 
+def better(params):
+    return type(params)(
+        params.covariance_type, params.weights, params.means - 5.0, params.cholesky, params.whitening
+    )
+
+
 def same(params):
     return params
 
@@ -171,11 +177,12 @@ def searching(monkeypatch, *every):
 def test_moves_that_cannot_pay__are_given_up_early(monkeypatch):
     """A climb that ends far below its goal, as its first steps tell, is not made to its end."""
     search, here, steps = searching(monkeypatch, worse, worse)
-    for hope in (moves.HOPE, np.inf):
+    for hope, pace in ((moves.HOPE, np.inf), (np.inf, moves.PACE), (np.inf, np.inf)):
         monkeypatch.setattr(moves, "HOPE", hope)
+        monkeypatch.setattr(moves, "PACE", pace)
         assert not search(here, 1.0).what
-    early, late = steps[:3], steps[3:]
-    assert early[2] < late[2] == late[0]
+    by_estimate, by_pace, late = (steps[i : i + 3] for i in (0, 3, 6))
+    assert max(by_estimate[2], by_pace[2]) < late[2] == late[0]
 
 
 def test_climb_without_a_move__has_twice_the_steps_of_the_first_move_to_catch_up(monkeypatch):
@@ -187,6 +194,19 @@ def test_climb_without_a_move__has_twice_the_steps_of_the_first_move_to_catch_up
         search(worse(here), 0.01)
     first, briefly, again, long = steps
     assert first == again and briefly <= 0.25 * first + 1 < long
+
+
+def test_search_at_once__ends_where_a_move_has_paid(monkeypatch):
+    """Climbs on the sample go on from there; what does not pay leaves them where they are."""
+    search, here, steps = searching(monkeypatch, better)
+    start = worse(here)
+    found = search.at_once(start, 0.01)
+    assert found.what == "better" and found.stayed is start and sum(steps) <= 4
+    assert likelihood(search.model, found.moved, search.rows) > likelihood(search.model, start, search.rows)
+    search, here, _ = searching(monkeypatch, worse)
+    assert search.at_once(here, 0.01).moved is here
+    search, here, _ = searching(monkeypatch)
+    assert search.at_once(here, 0.01).moved is here
 
 
 def test_search__in_vain_goes_on_from_where_it_has_climbed(monkeypatch):
@@ -267,3 +287,19 @@ def test_moves__take_components_of_a_few_rows_that_are_like_no_other():
     params = model.from_responsibilities(rows, np.eye(7)[labels])
     found = [what for _, what in model.moves(params, rows)]
     assert "Components 0 and 6 became one, and component 5 two" in found
+
+
+def test_moves__that_matter_come_first_whichever_component_is_split():
+    """Most components are cut for a few steps only: one that holds two clusters shows in time."""
+    rng, k, n = np.random.default_rng(8), 10, 400
+    x = np.repeat(rng.normal(0, 6, (k, 4)), n, axis=0) + rng.normal(size=(k * n, 4))
+    model, rows = GaussianMixtureModel(k, "full", reg_covar=1e-6), Rows(x, None, 0)
+    for one in range(k):
+        other, two = (one + 1) % k, (one + 2) % k
+        labels = np.repeat(np.arange(k), n)
+        labels[labels == other] = one  # one component on two clusters, and two on one
+        labels[two * n : two * n + n // 2] = other
+        params = model.from_responsibilities(rows, np.eye(k)[labels])
+        _, what = next(iter(model.moves(params, rows)))
+        i, j = sorted((other, two))
+        assert what == f"Components {i} and {j} became one, and component {one} two"

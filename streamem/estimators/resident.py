@@ -175,38 +175,45 @@ def _climb(
     """Return where EM leads on ever more of the sample, mostly on little of it, and moves where they pay."""
     telling = _telling(parts)
     for part in parts:
-        result: FitResult[P] = _em_on(model, part, data, tol, budget=FIRST_BUDGET)(params)
+        climb = _moving_on(model, part, data, tol) if moving and part is telling[0] else None
+        climb = climb or _em_on(model, part, data, tol, budget=FIRST_BUDGET)
+        result: FitResult[P] = climb(params)
         log.debug("sample of %d rows: %d steps", len(part.index), len(result.history))
         params = result.params
-        if moving and part is telling[0]:
-            params = _moved(model, params, part, data, tol)
     return params
 
 
-def _moved(model: Model[P, S], params: P, sample: Sample, data: RowData, tol: float) -> P:
-    """Return the parameters after moves that EM cannot make, as many as pay on the sample."""
+def _moving_on(model: Any, sample: Sample, data: RowData, tol: float) -> Callable[..., FitResult[Any]] | None:
+    """Return what runs EM on the sample, and moves where a step gains less, if model and sample allow it."""
     search = _search(model, data, sample, tol, COARSEST_ROWS_PER_PARAMETER)
     if search is None:
-        return params
+        return None
     least = _margin(model, data, sample)
-    for _ in range(FIRST_MOVES):
-        found = search(params, least)
-        params = found.moved
-        if not found.what:
-            break
-        log.debug("sample of %d rows: %s", len(sample.index), found.what)
-    return params
+
+    def moving(make: Callable[[], Accelerator[Any, Any]]) -> Accelerator[Any, Any]:
+        return Moving(model, search.at_once, least, 0, tol, make, rounds=FIRST_MOVES)
+
+    return _em_on(model, sample, data, tol, MOVE_TOL, FIRST_BUDGET, moving)
 
 
 def _em_on(
-    model: Any, sample: Sample, data: RowData, tol: float, share: float = SAMPLE_TOL, budget: int = 1
+    model: Any,
+    sample: Sample,
+    data: RowData,
+    tol: float,
+    share: float = SAMPLE_TOL,
+    budget: int = 1,
+    around: Callable[[Any], Accelerator[Any, Any]] = lambda make: make(),
 ) -> Callable[..., FitResult[Any]]:
-    """Return what runs EM on the sample from given parameters, until it has no more to say."""
+    """Return what runs EM on the sample from given parameters, until it has no more to say.
+
+    Its accelerator is made by ``around``, from what makes the usual one.
+    """
     rows = len(sample.index)
     if hasattr(model, "n_parameters"):
         tol = max(tol, share * _parameters(model, data.source) / rows)
     one_pass, steps = _passes(model, _resident(data, sample)), budget * _steps(data.source, rows)
-    return functools.partial(_solve, model, one_pass, max_iter=steps, tol=tol)
+    return functools.partial(_solve, model, one_pass, max_iter=steps, tol=tol, around=around)
 
 
 def _parts(model: Any, sample: Sample, data: RowData) -> list[Sample]:
@@ -339,11 +346,18 @@ def _solve(
     *,
     tol: float,
     notify: Callable[[PassEnded], object] = lambda event: None,
+    around: Callable[[Any], Accelerator[Any, Any]] = lambda make: make(),
 ) -> FitResult[Any]:
     """Run EM in memory, accelerated where the model allows it; an interrupt is for the whole fit."""
-    accelerate: Accelerator[Any, Any] = Anderson(model, patience=BOLD) if _can_mix(model) else PlainEM(model)
+    bold, plain = functools.partial(Anderson, model, patience=BOLD), functools.partial(PlainEM, model)
     result = em.iterate(
-        model, one_pass, params, accelerate=accelerate, tol=tol, max_iter=max_iter, notify=notify
+        model,
+        one_pass,
+        params,
+        accelerate=around(bold if _can_mix(model) else plain),
+        tol=tol,
+        max_iter=max_iter,
+        notify=notify,
     )
     if result.status is Status.INTERRUPTED:
         raise KeyboardInterrupt

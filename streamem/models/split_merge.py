@@ -38,8 +38,9 @@ __all__ = ["moves"]
 
 SHARED = 1e-3  # responsibility below which a row has no part in a component
 AXES = 2  # across which a component is cut
-STEPS = 11  # of EM on the halves
-HOPE = 30.0  # times the pace of EM: what is too far even for that is given up
+FIRST_STEPS = 3  # of EM on the halves: what will pay is faster by then,
+STEPS = 8  # and takes so many more,
+PROMISING = 4  # as so many components do, or one in so many
 PAIRS = 8  # that overlap most
 MISSED_LEAST = 4  # components that the rows need least
 MOST_LOST = 0.02  # nats per row that EM may have to make good
@@ -47,15 +48,39 @@ OWN_FACTORS = ("cholesky", "whitening")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Refit:
-    """Some components, and what is to be in their place."""
+class _Merge:
+    """Two components, and what is to be in their place."""
 
-    old: tuple[int, ...]
+    old: tuple[int, int]
     """Which components."""
     new: GaussianMixtureParams
-    """One or two components whose weights sum to 1."""
+    """The one."""
     gain: float
     """What the log-likelihood gains at least, nats."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Split:
+    """A component, and the two that are to be in its place, after some steps of EM."""
+
+    k: int
+    """Which component."""
+    stats: GaussianMixtureStats
+    """Statistics of its rows under the two, whose weights sum to 1."""
+    before: float
+    """The log-likelihood of its rows under the one, nats."""
+    pace: float = 0.0
+    """What the last step gained, nats."""
+
+    @property
+    def gain(self) -> float:
+        """What the log-likelihood gains at least, nats."""
+        return self.stats.log_likelihood - self.before
+
+    @property
+    def promise(self) -> float:
+        """What it would gain by steps like the last, nats."""
+        return self.gain + STEPS * self.pace
 
 
 def moves(
@@ -81,14 +106,15 @@ def moves(
     pairs = _mergeable(resp, weighted, held)
     merges = list(each(lambda pair: _merge(part, params, pair, rows, resp), pairs))
     lost = MOST_LOST * rows.total_weight
-    least = -lost - max((merge.gain for merge in merges), default=0.0)
-    every = each(lambda k: _split(part, params, int(k), rows, resp, units, least), held)
-    splits = [split for split in every if split is not None]
-    both = [(m.gain + s.gain, m, s) for m, s in itertools.product(merges, splits) if s.old[0] not in m.old]
+    halved = each(lambda k: _halved(part, params, int(k), rows, resp, units), held)
+    begun = sorted((split for split in halved if split is not None), key=lambda split: -split.promise)
+    n = max(PROMISING, len(held) // PROMISING)
+    splits = [*each(lambda split: _refined(part, split, rows, resp), begun[:n]), *begun[n:]]
+    both = [(m.gain + s.gain, m, s) for m, s in itertools.product(merges, splits) if s.k not in m.old]
     for gain, merge, split in sorted(both, key=lambda move: -move[0]):
         if gain < -lost:
             return
-        (i, j), (k,) = merge.old, split.old
+        (i, j), k = merge.old, split.k
         yield _moved(params, merge, split), f"Components {i} and {j} became one, and component {k} two"
 
 
@@ -124,28 +150,24 @@ def _merge(
     pair: tuple[int, int],
     rows: Rows,
     resp: Array,
-) -> _Refit:
+) -> _Merge:
     """Return one component in place of two."""
     theirs = _weighted(rows, resp[:, pair].sum(axis=1))
     before = model.e_step(_some(params, pair), theirs).log_likelihood
     one = _some(params, pair[:1])
     one = model.m_step(one, model.e_step(one, theirs))
-    return _Refit(pair, one, model.e_step(one, theirs).log_likelihood - before)
+    return _Merge(pair, one, model.e_step(one, theirs).log_likelihood - before)
 
 
-def _split(
+def _halved(
     model: GaussianMixtureModel,
     params: GaussianMixtureParams,
     k: int,
     rows: Rows,
     resp: Array,
     units: Array,
-    least: float,
-) -> _Refit | None:
-    """Return two components in place of one, the better of several cuts; None where none gains enough.
-
-    Also where rows are too few.
-    """
+) -> _Split | None:
+    """Return two components in place of one, of the most promising cut; None where its rows are too few."""
     theirs = _weighted(rows, resp[:, k])
     two, best = _some(params, (k, k)), None
     if not theirs.total_weight**2 > 2 * (two.means.shape[1] + 1) * theirs.total_squared_weight:
@@ -153,26 +175,27 @@ def _split(
     before = model.e_step(_some(params, (k,)), theirs).log_likelihood
     for halves in _cuts(theirs, units):
         try:
-            stats = _climb(model, model.given(two, theirs, halves), theirs, before + least)
+            split = _climbed(model, _Split(k, model.given(two, theirs, halves), before), theirs, FIRST_STEPS)
         except DegenerateComponentError:
             continue
-        gain = stats.log_likelihood - before
-        if best is None or gain > best.gain:
-            best = _Refit((k,), stats.reference, gain)
+        if best is None or split.promise > best.promise:
+            best = split
     return best
 
 
-def _climb(
-    model: GaussianMixtureModel, stats: GaussianMixtureStats, rows: Rows, goal: float
-) -> GaussianMixtureStats:
-    """Return statistics after a short EM, shorter where it will end below the goal at the pace it has."""
-    before = -np.inf
-    for left in reversed(range(STEPS)):
-        stats = model.e_step(model.m_step(stats.reference, stats), rows)
-        if stats.log_likelihood + HOPE * left * (stats.log_likelihood - before) < goal:
-            break
-        before = stats.log_likelihood
-    return stats
+def _refined(model: GaussianMixtureModel, split: _Split, rows: Rows, resp: Array) -> _Split:
+    """Return a split after more steps of EM; as it was, where those lead to what cannot be."""
+    try:
+        return _climbed(model, split, _weighted(rows, resp[:, split.k]), STEPS)
+    except DegenerateComponentError:
+        return split
+
+
+def _climbed(model: GaussianMixtureModel, split: _Split, rows: Rows, steps: int) -> _Split:
+    for _ in range(steps):
+        stats = model.e_step(model.m_step(split.stats.reference, split.stats), rows)
+        split = _Split(split.k, stats, split.before, stats.log_likelihood - split.stats.log_likelihood)
+    return split
 
 
 def _cuts(rows: Rows, units: Array) -> Iterator[Array]:
@@ -205,15 +228,15 @@ def _some(params: GaussianMixtureParams, which: Sequence[int]) -> GaussianMixtur
     return replace(params, weights=weights, means=params.means[chosen], **factors, **noiseless)
 
 
-def _moved(params: GaussianMixtureParams, merge: _Refit, split: _Refit) -> GaussianMixtureParams:
+def _moved(params: GaussianMixtureParams, merge: _Merge, split: _Split) -> GaussianMixtureParams:
     """Return the parameters with one component in place of two, and two in place of one."""
-    (i, j), (k,) = merge.old, split.old
+    (i, j), k, two = merge.old, split.k, split.stats.reference
     places = [i, j, k]
     weights, means = params.weights.copy(), params.means.copy()
-    weights[places] = params.weights[[i, j]].sum(), *(params.weights[k] * split.new.weights)
-    means[places] = np.concatenate([merge.new.means, split.new.means])
+    weights[places] = params.weights[[i, j]].sum(), *(params.weights[k] * two.weights)
+    means[places] = np.concatenate([merge.new.means, two.means])
     factors = {}
     for name in () if params.shape.shared else OWN_FACTORS:
         factors[name] = getattr(params, name).copy()
-        factors[name][places] = np.concatenate([getattr(merge.new, name), getattr(split.new, name)])
+        factors[name][places] = np.concatenate([getattr(merge.new, name), getattr(two, name)])
     return replace(params, weights=weights, means=means, **factors)
