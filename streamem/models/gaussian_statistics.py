@@ -7,6 +7,9 @@ them immune to offset and to conditioning. The model that maps one to the other 
 
 from __future__ import annotations
 
+import functools
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -16,6 +19,20 @@ from numpy.typing import NDArray
 from streamem.models.covariance import COVARIANCES, LOG_2PI, Array, Covariance
 
 __all__ = ["GaussianMixtureParams", "GaussianMixtureStats"]
+
+
+def _once(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make a method of parameters work out its result but once for each: every block asks for it."""
+    results: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(method)
+    def known(params: Any) -> Any:
+        result = results.get(params)
+        if result is None:  # several threads may do so at once, to the same bits
+            result = results[params] = method(params)
+        return result
+
+    return known
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -98,6 +115,7 @@ class GaussianMixtureParams:
         means = np.ascontiguousarray(self.means[:, columns])
         return replace(self, means=means, cholesky=cholesky, whitening=whitening, noise_box=box)
 
+    @_once
     def kernel_arguments(self) -> Any:
         """Return what the kernels take: rows and means about a common centre, whitening, log constants."""
         center = self.weights @ self.means

@@ -1,5 +1,9 @@
 """The Gaussian mixture against the formulas, in all shapes of covariance."""
 
+import gc
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -252,3 +256,17 @@ def test_noise__is_what_the_last_digit_of_means_does_to_thin_components(covarian
     assert stats.rounding_error == pytest.approx(expected, rel=0.2)
     near = model.from_responsibilities(Rows(x - 1e8, None, 0), np.ones((len(x), 1)))
     assert model.e_step(near, Rows(x - 1e8, None, 0)).rounding_error < 1e-7
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_kernel_arguments__are_worked_out_once_and_go_with_their_parameters(covariance_type):
+    x, _ = clusters(n=100, k=2, d=3)
+    model = GaussianMixtureModel(2, covariance_type, reg_covar=1e-6)
+    params = model.from_responsibilities(Rows(x, None, 0), np.eye(2)[np.arange(100) % 2])
+    found = params.kernel_arguments()
+    assert params.kernel_arguments() is found
+    assert replace(params, means=params.means + 1.0).kernel_arguments() is not found
+    gone = weakref.ref(params), weakref.ref(found.log_const)
+    del params, found
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
