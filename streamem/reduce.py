@@ -163,7 +163,7 @@ class _Work:
         return last
 
     def after(self, what: str, function: Callable[..., Any], *names: str) -> str:
-        """Add a task of what others have returned, and which is not urgent."""
+        """Add a task of what others have returned."""
         return self._add(f"{what}-{self._name}", function, *names)
 
     def merge(self, nodes: Sequence[Node[str]]) -> str:

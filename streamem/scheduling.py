@@ -146,12 +146,9 @@ class Scheduler:
             name: (task.function, *task.inputs) if isinstance(task, Task) else task
             for name, task in tasks.items()
         }
-        processes = {
-            "pool": self.pool,
-            "optimize_graph": False,
-            "chunksize": 1,
-        }  # a process is given one at once
-        options = processes if self.name == "processes" else {}
+        options: dict[str, Any] = {}
+        if self.name == "processes":  # which are given one task at once
+            options = {"pool": self.pool, "optimize_graph": False, "chunksize": 1}
         return _GET[self.name](graph, wanted, num_workers=self.n_workers, **options)
 
 
