@@ -1,4 +1,4 @@
-"""Escapes from poor optima: moves that EM cannot make, tried where little is left to gain.
+"""Escapes from poor optima: moves that EM cannot make, tried where its own steps gain little.
 
 EM changes parameters little by little, and ends at an optimum near its start. A model may know of moves to
 elsewhere: a mixture merges two components and splits a third (Ueda, Nakano, Ghahramani & Hinton 2000).
@@ -28,7 +28,7 @@ S = TypeVar("S", bound=Stats)
 
 TRIES = 2  # moves that EM on the sample follows: of 93 that paid, 93 had the highest rank
 HOPE = 4.0  # times the estimated climb: where even that is not enough, a move is given up,
-PACE = 30  # or so many steps like the last, where steps are too irregular for an estimate,
+PACE = 30  # or so many steps like the last, if that is less, or all that is known,
 PLATEAU = 3  # after so many steps of which this is true
 KNOWN = 0.1  # of what a move has to gain: how well the end of the climb without one is known
 RACE = 2  # times the steps of the first move: what the climb without it has to catch up
@@ -121,7 +121,7 @@ def _highest(result: FitResult[Any]) -> float:
 
 @dataclass(slots=True)
 class _GivingUp:
-    """Ends a climb that has looked for a while as if it ended well below the goal, or whose end is known."""
+    """Ends a climb that has looked for a while as if it ended well below the goal, or told enough."""
 
     goal: float
     """The objective that it has to reach."""

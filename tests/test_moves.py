@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,15 +120,12 @@ def test_rejected_move__is_the_last(monkeypatch):
 
 
 def worse(params):
-    return type(params)(
-        params.covariance_type, params.weights, params.means + 5.0, params.cholesky, params.whitening
-    )
+    return replace(params, means=params.means + 5.0)
 
 
 def better(params):
-    return type(params)(
-        params.covariance_type, params.weights, params.means - 5.0, params.cholesky, params.whitening
-    )
+    """Undo what is worse."""
+    return replace(params, means=params.means - 5.0)
 
 
 def same(params):
