@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-import socket
+import urllib.request
 
 import numpy as np
 import pytest
@@ -34,12 +34,9 @@ def endpoint():
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
-    yield f"http://127.0.0.1:{port}"
+    yield "http://{}:{}".format(*server.get_host_and_port())
     server.stop()
 
 
@@ -49,12 +46,12 @@ def options(endpoint):
     return {"key": KEY, "secret": SECRET, "endpoint_url": endpoint}
 
 
-@pytest.fixture(scope="module")
-def bucket(options):
-    """The URL of a bucket that holds the rows as ``x.zarr``."""
-    import s3fs
-
-    s3fs.S3FileSystem(**options).mkdir("rows")
+@pytest.fixture
+def bucket(endpoint, options):
+    """The URL of a new bucket that holds the rows as ``x.zarr``; whatever was in the store is gone."""
+    reset = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset).close()  # what the store holds outlives its server
+    s3(options).mkdir("rows")
     array = zarr.create_array(
         "s3://rows/x.zarr", shape=X.shape, chunks=(1000, 3), dtype="f8", storage_options=options
     )
