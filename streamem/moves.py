@@ -77,24 +77,25 @@ class Search(Generic[P]):
     each: Callable[..., Iterable[Any]] = map
     """A `map` that may use several threads."""
 
-    def at_once(self, params: P, least: float) -> Found[P]:
+    def at_once(self, here: Reached[P, Any], least: float) -> Found[P]:
         """Return parameters of an objective higher by more than ``least``, if any, after a few steps.
 
-        On the first part of the sample alone, for climbs on it: nearly all moves that pay do so soon.
+        On the first part of the sample alone, for climbs on it, which evaluated ``here`` on the same rows:
+        nearly all moves that pay do so soon.
         """
-        climb = self.climbs[0]
-        for moved, what in itertools.islice(self.model.moves(params, self.rows, self.each), 1):
-            goal = _highest(climb(params, notify=_GivingUp(np.inf, most=1))) + least
-            result = climb(moved, notify=_GivingUp(goal, reached=True))
+        goal = here.objective + least
+        for moved, what in itertools.islice(self.model.moves(here.params, self.rows, self.each), 1):
+            result = self.climbs[0](moved, notify=_GivingUp(goal, reached=True))
             if _highest(result) > goal:
-                return Found(result.params, params, what)
-        return Found(params, params)
+                return Found(result.params, here.params, what)
+        return Found(here.params, here.params)
 
-    def __call__(self, params: P, least: float) -> Found[P]:
+    def __call__(self, here: Reached[P, Any], least: float) -> Found[P]:
         """Return parameters of an objective higher by more than ``least``, if any.
 
         A move has to gain something on each part of the sample, and this much on all of it.
         """
+        params = here.params
         stayed: list[FitResult[P]] = []  # after EM without a move, on each part so far
         gains = [0.0] * (len(self.climbs) - 1) + [least]
         for moved, what in itertools.islice(self.model.moves(params, self.rows, self.each), TRIES):
@@ -156,7 +157,7 @@ class Moving(Generic[P, S]):
 
     model: Any
     """The model."""
-    search: Callable[[P, float], Found[P]]
+    search: Callable[[Reached[P, S], float], Found[P]]
     """The search."""
     least: float
     """What a move has to promise, nats per unit weight: more than by what the sample may err."""
@@ -210,7 +211,7 @@ class Moving(Generic[P, S]):
             return None
         self.passes = 0
         self.searched_at = best.objective + (remaining if remaining <= self.least else 0.0)
-        found = self.search(best.params, self.least)
+        found = self.search(best, self.least)
         if not found.what:
             return None
         self.rounds -= 1

@@ -111,7 +111,7 @@ def test_choices_for_degenerate_components__are_as_without(choice):
 def test_rejected_move__is_the_last(monkeypatch):
     """What the sample promised and all rows deny costs the one pass that found out."""
     alone = fit(means_init=CENTERS)
-    wrong = lambda self, params, least: moves.Found(worse(params), params, "Nothing")  # noqa: E731
+    wrong = lambda self, here, least: moves.Found(worse(here.params), here.params, "Nothing")  # noqa: E731
     monkeypatch.setattr(moves.Search, "__call__", wrong)
     gm = fit(means_init=CENTERS)
     assert gm.n_iter_ <= alone.n_iter_ + 1 and not moved(gm) and gm.converged_
@@ -165,11 +165,19 @@ def searching(monkeypatch, *every):
     rows = Rows(0.1 * X, None, 0)
     rows.x[:] += np.random.default_rng(0).normal(size=X.shape)
     one_pass = lambda candidates: Pass([model.e_step(params, rows) for params in candidates])  # noqa: E731
-    here = model.from_responsibilities(rows, np.eye(4)[LABELS])
+    here = at(model, model.from_responsibilities(rows, np.eye(4)[LABELS]), rows)
     monkeypatch.setattr(
-        GaussianMixtureModel, "moves", lambda self, *_: iter([(move(here), move.__name__) for move in every])
+        GaussianMixtureModel,
+        "moves",
+        lambda self, *_: iter([(move(here.params), move.__name__) for move in every]),
     )
     return moves.Search(model, rows, [climb]), here, steps
+
+
+def at(model, params, rows):
+    """Return parameters and what EM has reached with them."""
+    stats = model.e_step(params, rows)
+    return Reached(params, stats, stats.log_likelihood / stats.weight, "em")
 
 
 def test_moves_that_cannot_pay__are_given_up_early(monkeypatch):
@@ -189,7 +197,7 @@ def test_climb_without_a_move__has_twice_the_steps_of_the_first_move_to_catch_up
     monkeypatch.setattr(moves, "HOPE", np.inf)
     for race in (0.25, 1e9):
         monkeypatch.setattr(moves, "RACE", race)
-        search(worse(here), 0.01)
+        search(at(search.model, worse(here.params), search.rows), 0.01)
     first, briefly, again, long = steps
     assert first == again and briefly <= 0.25 * first + 1 < long
 
@@ -197,27 +205,23 @@ def test_climb_without_a_move__has_twice_the_steps_of_the_first_move_to_catch_up
 def test_search_at_once__ends_where_a_move_has_paid(monkeypatch):
     """Climbs on the sample go on from there; what does not pay leaves them where they are."""
     search, here, steps = searching(monkeypatch, better)
-    start = worse(here)
+    start = at(search.model, worse(here.params), search.rows)
     found = search.at_once(start, 0.01)
-    assert found.what == "better" and found.stayed is start and sum(steps) <= 4
-    assert likelihood(search.model, found.moved, search.rows) > likelihood(search.model, start, search.rows)
+    assert found.what == "better" and found.stayed is start.params and sum(steps) <= 3
+    assert at(search.model, found.moved, search.rows).objective > start.objective
     search, here, _ = searching(monkeypatch, worse)
-    assert search.at_once(here, 0.01).moved is here
+    assert search.at_once(here, 0.01).moved is here.params
     search, here, _ = searching(monkeypatch)
-    assert search.at_once(here, 0.01).moved is here
+    assert search.at_once(here, 0.01).moved is here.params
 
 
 def test_search__in_vain_goes_on_from_where_it_has_climbed(monkeypatch):
     search, here, _ = searching(monkeypatch, worse)
     found, model = search(here, 1.0), search.model
     assert found.moved is found.stayed and not found.what
-    assert likelihood(model, found.moved, search.rows) > likelihood(model, here, search.rows)
+    assert at(model, found.moved, search.rows).objective > here.objective
     nowhere, here, _ = searching(monkeypatch)
-    assert nowhere(here, 1.0).moved is here
-
-
-def likelihood(model, params, rows):
-    return model.e_step(params, rows).log_likelihood
+    assert nowhere(here, 1.0).moved is here.params
 
 
 def test_search__starts_where_a_pass_gains_less_than_a_move_and_again_after_as_much():
@@ -237,9 +241,9 @@ def searches_in_vain(climb, remaining=(), worth=0):
     """Return the passes of a climb after which there was a search, for moves worth 0.1."""
     searched = []
 
-    def search(params, least):
-        searched.append(params)
-        return moves.Found(params, params)
+    def search(here, least):
+        searched.append(here.params)
+        return moves.Found(here.params, here.params)
 
     moving = moves.Moving(None, search, 0.1, worth, 1e-3, lambda: None)
     lefts = itertools.chain(remaining, itertools.repeat(np.inf))
@@ -262,13 +266,13 @@ def test_search__leaves_what_the_sample_errs_out_of_what_it_finds():
         return em.iterate(model, one_pass, params, tol=1e-9, max_iter=200, notify=notify)
 
     def likelihood(params):
-        return model.e_step(params, rows).log_likelihood / len(x)
+        return at(model, params, rows).objective
 
     labels = np.repeat(np.arange(k), n)
     labels[labels == 1] = 0  # one component on two clusters, and two on one
     labels[2 * n : 2 * n + n // 2] = 1
     params = climb(model.from_responsibilities(rows, np.eye(k)[labels]), rows=rows).params
-    found = moves.Search(model, sample, [climb])(params, 0.1).carried(model, params)
+    found = moves.Search(model, sample, [climb])(at(model, params, sample), 0.1).carried(model, params)
     best = likelihood(climb(found, rows=rows).params)
     assert likelihood(params) + 0.05 < likelihood(found) < best
     assert best - likelihood(found) < 0.7 * (best - likelihood(climb(found).params))

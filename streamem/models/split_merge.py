@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["moves"]
 
-SHARED = 1e-3  # responsibility below which a row has no part in a component
+SHARED = 0.02  # responsibility up to which a row has no part in a component: half the rows, 1 % of the weight
 AXES = 2  # across which a component is cut
 FIRST_STEPS = 3  # of EM on the halves: what will pay is faster by then,
 STEPS = 8  # and takes so many more,
