@@ -16,8 +16,11 @@ __all__ = ["MAX_PIECES", "TARGET_BYTES", "block_edges", "target_rows"]
 
 TARGET_BYTES = 16 * 2**20
 """Decoded rows that small chunks are joined up to: long enough to read at full speed."""
-MIN_ROWS, MIN_BLOCKS = 4096, 32
-"""Blocks are the units of parallel work: small stores are cut finer, into MIN_BLOCKS of at least MIN_ROWS."""
+ENOUGH_ROWS, ENOUGH_BLOCKS = 8192, 32
+"""Blocks are the units of parallel work: a store is halved until it is so many, or blocks are so small.
+
+A power of two of equal blocks is shared out evenly; each costs half a millisecond beside its work.
+"""
 MAX_PIECES = 8
 """A chunk that does not fit is cut into at most so many blocks, as each decodes all of it again."""
 
@@ -33,11 +36,13 @@ def target_rows(n_samples: int, row_bytes: int, memory_limit: int | None) -> tup
     >>> target_rows(10**9, row_bytes=256, memory_limit=2**30)
     (65536, 65536)
     >>> target_rows(10_000, row_bytes=256, memory_limit=2**30)
-    (4096, 65536)
+    (5000, 65536)
     """
     room = TARGET_BYTES if memory_limit is None else min(TARGET_BYTES, memory_limit // 32)
     most = max(1, room // row_bytes)
-    return min(most, max(MIN_ROWS, -(-n_samples // MIN_BLOCKS))), most
+    halvings = (max(0, n_samples - 1) // ENOUGH_ROWS).bit_length()
+    n_blocks = min(ENOUGH_BLOCKS, 2**halvings)
+    return min(most, max(1, -(-n_samples // n_blocks))), most
 
 
 def block_edges(

@@ -46,7 +46,10 @@ def test_blocks__of_many_rows_suffice_for_parallel_work() -> None:
     sizes = {block.stop - block.start for block in as_source(np.zeros((200_000, 1))).blocks()[:-1]}
     assert sizes == {6250}
     assert len(as_source(np.zeros((200_000, 1))).blocks()) == 32
-    assert len(as_source(np.zeros((10_000, 1))).blocks()) == 3
+    for rows, blocks in ((1, 1), (8192, 1), (8193, 2), (16_385, 4), (60_000, 8), (10**6, 32)):
+        sizes = [block.stop - block.start for block in as_source(np.zeros((rows, 1))).blocks()]
+        assert len(sizes) == blocks and sum(sizes) == rows
+        assert max(sizes) - min(sizes) < len(sizes)
 
 
 def test_pickle__of_a_source_keeps_everything() -> None:

@@ -81,9 +81,9 @@ def test_load__of_a_truncated_file_names_the_block(tmp_path: Path) -> None:
         file.truncate(100_000)
     blocks[0].load()
     with pytest.raises(
-        SourceError, match=r"Block 2 \(rows 8,192-10,000 of .*x\.npy\): .* bytes too early"
+        SourceError, match=r"Block 1 \(rows 5,000-10,000 of .*x\.npy\): .* bytes too early"
     ) as caught:
-        blocks[2].load()
+        blocks[1].load()
     assert isinstance(caught.value.__cause__, EOFError)
 
 

@@ -92,7 +92,7 @@ def spans(source: Any) -> list[tuple[int, int]]:
 def test_blocks__join_small_chunks_and_begin_where_chunks_begin(tmp_path: Path) -> None:
     create(str(tmp_path / "x.zarr"), numbers(20_000, 2), 100)
     edges = spans(as_source(tmp_path / "x.zarr"))
-    assert edges == [(0, 4000), (4000, 8000), (8000, 12000), (12000, 16000), (16000, 20000)]
+    assert edges == [(0, 5000), (5000, 10000), (10000, 15000), (15000, 20000)]
 
 
 def test_blocks__are_whole_chunks_where_these_are_large(tmp_path: Path) -> None:
