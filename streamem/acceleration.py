@@ -38,7 +38,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.convergence import Event
+from streamem.convergence import SURE, Enough, Event
 from streamem.errors import DegenerateComponentError
 from streamem.protocols import Pass, Stats
 
@@ -64,8 +64,8 @@ LARGE_GAIN = 0.01  # nats per unit weight and pass: EM is fast itself, and choos
 FAST_CONTRACTION = 0.3  # per EM step: mixing is worth little
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
 LEAST_HOLD, MOST_HOLD = 1 / 256, 1 / 4  # of the statistics: below, nothing is held; above, EM is as good
+UNSOLVED = 0.1  # of what may be left to gain
 MOST_HOLD_COMPUTING = 1 / 64  # where passes cost only arithmetic, of which what is held saves none
-SURE = 5.0  # times by how far the sample was wrong about the last pass: more is not left
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,13 +264,15 @@ class CorrectedSample(Generic[P, S]):
     sample_pass: Callable[[Sequence[P]], Pass[Any]]
     """Statistics of the sample at each of several parameters."""
     solve: Callable[..., Any]
-    """EM itself: ``solve(one_pass, params, max_iter)`` returns a `streamem.convergence.FitResult`."""
+    """EM itself: ``solve(one_pass, params, max_iter, notify)`` returns a `streamem.convergence.FitResult`."""
     budget: int
     """Steps on the sample that a pass may cost."""
     with_em: bool = True
     """Whether to propose the plain step beside even while the sample is trusted."""
     tol: float = 0.0
     """What may be left to gain, nats per unit weight: where it surely is less, the sample is not asked."""
+    error: float = 0.0
+    """By how much of its rise the sample may err: it is solved no better."""
     past: Mixing = field(default_factory=Mixing)
     """Where past corrected samples started and ended: a map as well, and nearer to its fixed point."""
     hold: float = 0.0
@@ -300,11 +302,11 @@ class CorrectedSample(Generic[P, S]):
             self.rest -= 1
             return other
         self._judge(best.by, rejected)
-        result = None if self.rest else self._solve(best)
-        if result is None or len(result.history) < 3:
+        solved = None if self.rest else self._solve(best)
+        if solved is None or len(solved[0].history) < 3:
             return other
+        result, unsolved = solved
         first, last = result.history[0].objective, max(record.objective for record in result.history)
-        unsolved = 0.0 if result.status.name == "CONVERGED" else result.history[-1].remaining_gain
         both = self.with_em or self.hold or rejected
         candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
         # What is held hides part of the climb: then the passes themselves tell better what is left.
@@ -342,15 +344,19 @@ class CorrectedSample(Generic[P, S]):
         params = None if vector is None else self.model.from_vector(vector, image)
         return Candidate("sample", image if params is None else params)
 
-    def _solve(self, best: Reached[P, S]) -> Any:
-        """Iterate on the surrogate; None where the correction leads out of what parameters can be."""
+    def _solve(self, best: Reached[P, S]) -> tuple[Any, float] | None:
+        """Iterate on the surrogate; return how that went, and how much of its rise is left.
+
+        None where the correction leads out of what parameters can be.
+        """
         base = self.sample_pass([best.params]).stats[0]
         while not self.rest:
             ratio = (1 - self.hold) * best.stats.weight / base.weight
             delta = best.stats.merge(base.scaled(-ratio))
             try:
                 one_pass = functools.partial(self._corrected, ratio, delta, best.params, base)
-                return self.solve(one_pass, best.params, self.budget)
+                enough = Enough(UNSOLVED * self.tol, self.error)
+                return self.solve(one_pass, best.params, self.budget, enough), enough.remaining
             except DegenerateComponentError:
                 self._hold_more()
         return None

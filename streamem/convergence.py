@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Callback",
+    "Enough",
     "Event",
     "FitEvent",
     "FitResult",
@@ -30,6 +31,8 @@ __all__ = [
 
 P = TypeVar("P")
 
+FAST_STEPS = 0.3  # each so much of the one before, or less: two tell how EM goes on
+SURE = 5.0  # times what two steps, or one pass, tell of what is left: more is not
 MANY_STEPS = 20  # after which irregular ones tell a pace
 SLOW_PASSES, SLOW_GAIN = 10, 1e-3  # so many passes for less than so many nats per row are slow
 
@@ -187,6 +190,45 @@ class RemainingGain:
         """Return what as many steps as there have been would gain, each the largest of the last ones."""
         made = len(self.values) - 1
         return made * float(np.max(steps)) if made >= MANY_STEPS else np.inf
+
+
+@dataclass(slots=True)
+class Enough:
+    """Ends EM on a sample where little is left to gain beside what the sample errs: a callback of one climb.
+
+    A fit is not ended by two lucky steps. But what a sample leads to is judged by all rows, so where the
+    first two plain steps shrink fast, five times what they tell by Aitken's process is enough.
+
+    Examples
+    --------
+    >>> def record(objective):
+    ...     return PassRecord(objective, objective, np.inf, 0.0, 0, accepted="em")
+    >>> enough = Enough(tol=0.01)
+    >>> [enough(PassEnded("em", t, record(1 - 0.1**t))) for t in range(3)], round(enough.remaining, 3)
+    ([False, False, False], 0.05)
+    """
+
+    tol: float
+    """What may be left, nats per unit weight."""
+    share: float = 0.0
+    """What may be left, of the rise since the start."""
+    remaining: float = np.inf
+    """What is left, nats per unit weight, as far as it is known."""
+    objectives: list[float] = field(default_factory=list)
+    """Those of the steps so far."""
+
+    def __call__(self, ended: PassEnded) -> bool:
+        """Take one more step; return whether to end the climb."""
+        record = ended.record
+        if record is None:
+            return False
+        self.objectives.append(record.objective)
+        self.remaining = record.remaining_gain
+        if len(self.objectives) == 3 and record.accepted == "em":
+            first, second = np.diff(self.objectives)
+            if 0 < second < FAST_STEPS * first:
+                self.remaining = min(self.remaining, float(SURE * second**2 / (first - second)))
+        return self.remaining <= max(self.tol, self.share * (record.objective - self.objectives[0]))
 
 
 def slow_progress(objectives: Sequence[float], n_components: int) -> tuple[Event, ...]:

@@ -39,8 +39,10 @@ def setting(covariance_type="full", x=X, k=2, polished=True):
 
 
 def corrected(model, sample_pass, tol=1e-9, budget=400, **keywords):
-    def solve(one_pass, params, max_iter):
-        return em.iterate(model, one_pass, params, accelerate=Anderson(model), tol=tol, max_iter=max_iter)
+    def solve(one_pass, params, max_iter, notify):
+        return em.iterate(
+            model, one_pass, params, accelerate=Anderson(model), tol=tol, max_iter=max_iter, notify=notify
+        )
 
     return CorrectedSample(model, sample_pass, solve, budget, **keywords)
 
@@ -85,7 +87,7 @@ def test_corrected_sample__takes_the_em_step_first():
     reached = Reached(params, stats, 0.0, "start")
     seen = []
 
-    def solve(inner, start, max_iter):
+    def solve(inner, start, max_iter, notify):
         seen.append(model.m_step(start, inner([start]).stats[0]))
         return em.iterate(model, inner, start, max_iter=5)
 
@@ -259,7 +261,7 @@ def test_surrogate__rises_with_every_inner_step():
     model, params, one_pass, sample_pass = setting()
     histories = []
 
-    def solve(inner, start, max_iter):
+    def solve(inner, start, max_iter, notify):
         result = em.iterate(model, inner, start, tol=1e-9, max_iter=max_iter)
         histories.append([record.objective for record in result.history])
         return result

@@ -16,7 +16,7 @@ import numpy as np
 
 from streamem import em
 from streamem.acceleration import Accelerator, Anderson, CorrectedSample, PlainEM
-from streamem.convergence import FitResult, PassEnded, Status
+from streamem.convergence import Enough, FitResult, PassEnded, Status
 from streamem.degeneracy import Mending
 from streamem.errors import InputError
 from streamem.estimators.rows import RowData
@@ -176,7 +176,9 @@ def _climb(
     telling = _telling(parts)
     for part in parts:
         climb = _moving_on(model, part, data, tol) if moving and part is telling[0] else None
-        climb = climb or _em_on(model, part, data, tol, budget=FIRST_BUDGET)
+        if climb is None:
+            enough = Enough(_worth_a_step(model, part, data, tol))
+            climb = functools.partial(_em_on(model, part, data, tol, budget=FIRST_BUDGET), notify=enough)
         result: FitResult[P] = climb(params)
         log.debug("sample of %d rows: %d steps", len(part.index), len(result.history))
         params = result.params
@@ -209,11 +211,16 @@ def _em_on(
 
     Its accelerator is made by ``around``, from what makes the usual one.
     """
-    rows = len(sample.index)
-    if hasattr(model, "n_parameters"):
-        tol = max(tol, share * _parameters(model, data.source) / rows)
-    one_pass, steps = _passes(model, _resident(data, sample)), budget * _steps(data.source, rows)
-    return functools.partial(_solve, model, one_pass, max_iter=steps, tol=tol, around=around)
+    tol = _worth_a_step(model, sample, data, tol, share)
+    one_pass, steps = _passes(model, _resident(data, sample)), _steps(data.source, len(sample.index))
+    return functools.partial(_solve, model, one_pass, max_iter=budget * steps, tol=tol, around=around)
+
+
+def _worth_a_step(model: Any, sample: Sample, data: RowData, tol: float, share: float = SAMPLE_TOL) -> float:
+    """Return what has to be left to gain on the sample, nats per unit weight, for EM on it to go on."""
+    if not hasattr(model, "n_parameters"):
+        return tol
+    return max(tol, share * _parameters(model, data.source) / len(sample.index))
 
 
 def _parts(model: Any, sample: Sample, data: RowData) -> list[Sample]:
@@ -322,9 +329,10 @@ def _fastest(
     correctable = enough and not _is_most(sample, data) and hasattr(model, "expected_log_joint")
     if acceleration == "anderson" or sample_pass is None or not correctable:
         return anderson
-    solve = functools.partial(_solve, model, tol=tol / 10)
+    solve = functools.partial(_solve, model, tol=0.0)
     budget = _steps(data.source, rows)
-    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em, tol)
+    error = SAMPLE_TOL * _parameters(model, data.source) / rows
+    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em, tol, error)
 
 
 def reading_dominates(n_parameters: int, source: Source, row_bytes: int) -> bool:
@@ -343,9 +351,9 @@ def _solve(
     one_pass: Any,
     params: Any,
     max_iter: int,
+    notify: Callable[[PassEnded], object] = lambda event: None,
     *,
     tol: float,
-    notify: Callable[[PassEnded], object] = lambda event: None,
     around: Callable[[Any], Accelerator[Any, Any]] = lambda make: make(),
 ) -> FitResult[Any]:
     """Run EM in memory, accelerated where the model allows it; an interrupt is for the whole fit."""
