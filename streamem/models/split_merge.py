@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ STEPS = 8  # and takes so many more,
 PROMISING = 4  # as so many components do, or one in so many
 PAIRS = 8  # that overlap most
 MISSED_LEAST = 4  # components that the rows need least
+SLICES = 8  # of the rows that threads share
 MOST_LOST = 0.02  # nats per row that EM may have to make good
 OWN_FACTORS = ("cholesky", "whitening")
 
@@ -97,16 +99,19 @@ def moves(
     """
     if not _movable(model, params) or rows.label is not None:
         return
-    resp = model.responsibilities(params, rows)
+    slices = np.array_split(np.arange(len(rows.x)), SLICES)
+    resp = np.concatenate(list(each(lambda s: model.responsibilities(params, rows.some(s)), slices)))
     fixed = ("covariances",) if params.shape.shared else ()
     part = replace(model, fixed=fixed, on_degenerate="freeze", noise=None)
     weighted = resp if rows.weight is None else resp * rows.weight[:, None]
     # What becomes of components with less than a row is for `streamem.degeneracy` to say.
     held = np.flatnonzero(weighted.sum(axis=0) * len(resp) >= rows.total_weight)
     pairs = _mergeable(resp, weighted, held)
-    merges = list(each(lambda pair: _merge(part, params, pair, rows, resp), pairs))
+    halving = [partial(_halved, part, params, int(k), rows, resp, units) for k in held]
+    merging = [partial(_merge, part, params, pair, rows, resp) for pair in pairs]
+    done: list[Any] = list(each(lambda task: task(), [*halving, *merging]))
+    halved, merges = done[: len(held)], done[len(held) :]
     lost = MOST_LOST * rows.total_weight
-    halved = each(lambda k: _halved(part, params, int(k), rows, resp, units), held)
     begun = sorted((split for split in halved if split is not None), key=lambda split: -split.promise)
     n = max(PROMISING, len(held) // PROMISING)
     splits = [*each(lambda split: _refined(part, split, rows, resp), begun[:n]), *begun[n:]]
