@@ -64,8 +64,8 @@ LARGE_GAIN = 0.01  # nats per unit weight and pass: EM is fast itself, and choos
 FAST_CONTRACTION = 0.3  # per EM step: mixing is worth little
 MIXED_SHARE = 0.99  # of the undamped coefficients' squared norm
 LEAST_HOLD, MOST_HOLD = 1 / 256, 1 / 4  # of the statistics: below, nothing is held; above, EM is as good
-UNSOLVED = 0.1  # of what may be left to gain
 MOST_HOLD_COMPUTING = 1 / 64  # where passes cost only arithmetic, of which what is held saves none
+UNSOLVED = 0.1  # of what may be left to gain: how far a corrected sample is solved
 
 
 @dataclass(frozen=True, slots=True, eq=False)

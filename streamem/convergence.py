@@ -228,7 +228,7 @@ class Enough:
             first, second = np.diff(self.objectives)
             if 0 < second < FAST_STEPS * first:
                 self.remaining = min(self.remaining, float(SURE * second**2 / (first - second)))
-        return self.remaining <= max(self.tol, self.share * (record.objective - self.objectives[0]))
+        return bool(self.remaining <= max(self.tol, self.share * (record.objective - self.objectives[0])))
 
 
 def slow_progress(objectives: Sequence[float], n_components: int) -> tuple[Event, ...]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamem import em
-from streamem.convergence import Event, RemainingGain, Status
+from streamem.convergence import Enough, Event, PassEnded, PassRecord, RemainingGain, Status
 from streamem.errors import DegenerateComponentError
 from streamem.protocols import Pass
 
@@ -75,6 +75,40 @@ def test_remaining_gain__is_no_less_where_steps_slow_down(left):
 def test_remaining_gain__of_a_climb_without_end_is_never_small():
     gain = RemainingGain()
     assert min(gain.update(-1 / np.log(t + 2)) for t in range(1000)) > 0.05
+
+
+def steps_until_enough(climb, accepted="em", remaining=np.inf, **settings):
+    """How many steps of a climb on a sample are made, and what is then said to be left."""
+    enough = Enough(**settings)
+    for step, objective in enumerate(climb, 1):
+        record = PassRecord(objective, objective, remaining, 0.0, 0, accepted=accepted)
+        if enough(PassEnded("em", step, record)):
+            return step, enough.remaining
+    return None
+
+
+def test_climbs_on_samples__end_after_two_steps_that_shrink_fast():
+    """With five times what is left of a geometric climb, to be sure."""
+    climb = [5 - 0.1**t for t in range(8)]
+    assert steps_until_enough(climb, tol=0.06) == (3, pytest.approx(0.05))
+    assert steps_until_enough(climb, tol=0.04) is None
+    assert steps_until_enough(climb, tol=0.0, share=0.06) == (3, pytest.approx(0.05))
+    assert steps_until_enough(climb, tol=0.0, share=0.04) is None
+
+
+@pytest.mark.parametrize(
+    "climb, accepted",
+    [
+        ([5 - 0.5**t for t in range(9)], "em"),
+        ([4, 5, 5, 5], "em"),
+        ([4, 5, 5.01], "anderson"),
+        ([4, 5, 4.99], "em"),
+    ],
+    ids=["slow", "no step", "mixed", "fallen"],
+)
+def test_climbs_on_samples__of_other_kinds_wait_for_the_estimate(climb, accepted):
+    assert steps_until_enough(climb, accepted, tol=0.5) is None
+    assert steps_until_enough(climb, accepted, tol=0.5, remaining=0.4) == (1, 0.4)
 
 
 def test_converged_params__are_those_evaluated_last():

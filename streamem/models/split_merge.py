@@ -99,7 +99,7 @@ def moves(
     """
     if not _movable(model, params) or rows.label is not None:
         return
-    slices = np.array_split(np.arange(len(rows.x)), SLICES)
+    slices = np.array_split(np.arange(len(rows.x)), min(SLICES, len(rows.x)))
     resp = np.concatenate(list(each(lambda s: model.responsibilities(params, rows.some(s)), slices)))
     fixed = ("covariances",) if params.shape.shared else ()
     part = replace(model, fixed=fixed, on_degenerate="freeze", noise=None)
