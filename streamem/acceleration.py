@@ -16,7 +16,8 @@ Where EM is fast itself, far from any optimum or where it contracts fast, its st
 step itself, and θ_k is left in place only if it is a fixed point of EM on all rows: no bias of the sample
 remains. It is EM on the surrogate ℓ_S(θ) + Q(θ; Δ) (cf. Jordan, Lee & Yang 2019), whose rise tells how much
 there is left to gain. The error shrinks per pass by about sqrt(parameters / sample rows), whatever the
-overlap; but in a direction in which the likelihood is nearly flat the sample may tell little, or be wrong.
+overlap; but in a direction in which the likelihood is nearly flat the sample may tell little, or be wrong. So
+much less than parameters / sample rows of the rise is not worth solving for: a hundredth of it may be left.
 
 *Mixing.* The corrected sample as a whole is a map T as well, from θ_k to where its inner iteration ends, with
 the same fixed points. Mixing its points and images as above takes away the few directions in which T is slow.
