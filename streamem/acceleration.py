@@ -272,8 +272,8 @@ class CorrectedSample(Generic[P, S]):
     """Whether to propose the plain step beside even while the sample is trusted."""
     tol: float = 0.0
     """What may be left to gain, nats per unit weight: where it surely is less, the sample is not asked."""
-    error: float = 0.0
-    """By how much of its rise the sample may err: it is solved no better."""
+    share: float = 0.0
+    """Share of the rise on the sample that may be left: it is solved no better than it is right."""
     past: Mixing = field(default_factory=Mixing)
     """Where past corrected samples started and ended: a map as well, and nearer to its fixed point."""
     hold: float = 0.0
@@ -356,7 +356,7 @@ class CorrectedSample(Generic[P, S]):
             delta = best.stats.merge(base.scaled(-ratio))
             try:
                 one_pass = functools.partial(self._corrected, ratio, delta, best.params, base)
-                enough = Enough(UNSOLVED * self.tol, self.error)
+                enough = Enough(UNSOLVED * self.tol, self.share)
                 return self.solve(one_pass, best.params, self.budget, enough), enough.remaining
             except DegenerateComponentError:
                 self._hold_more()

@@ -126,12 +126,12 @@ def test_corrected_sample__is_solved_no_better_than_it_is_right():
     model, params, one_pass, sample_pass = setting()
     best = em.iterate(model, one_pass, params, tol=1e-12, max_iter=5000).history[-1].objective
     made = []
-    for error in (0.0, 0.01):
+    for share in (0.0, 0.01):
         steps = []
         counted = lambda candidates: steps.append(1) or sample_pass(candidates)  # noqa: B023, E731
-        em.iterate(model, one_pass, params, accelerate=corrected(model, counted, error=error), max_iter=1)
+        em.iterate(model, one_pass, params, accelerate=corrected(model, counted, share=share), max_iter=1)
         made.append(len(steps))
-        method = corrected(model, sample_pass, error=error)
+        method = corrected(model, sample_pass, share=share)
         fast = em.iterate(model, one_pass, params, accelerate=method, tol=1e-9, max_iter=100)
         assert fast.status is Status.CONVERGED and best - fast.history[-1].objective < 2e-9
         assert fast.history[0].remaining_gain > 0.3 * (best - fast.history[0].objective)

@@ -331,8 +331,8 @@ def _fastest(
         return anderson
     solve = functools.partial(_solve, model, tol=0.0)
     budget = _steps(data.source, rows)
-    error = SAMPLE_TOL * _parameters(model, data.source) / rows
-    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em, tol, error)
+    share = SAMPLE_TOL * _parameters(model, data.source) / rows
+    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em, tol, share)
 
 
 def reading_dominates(n_parameters: int, source: Source, row_bytes: int) -> bool:
