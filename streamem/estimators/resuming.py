@@ -275,7 +275,7 @@ def _set_state(value: Any, state: Mapping[str, Any]) -> None:
         old = getattr(value, name)
         if _has_state(old):
             _set_state(old, its)
-        elif name == "error" and its is not None:
+        elif isinstance(its, Mapping) and its.keys() == {"kind", "message"}:
             setattr(value, name, ERRORS.get(its["kind"], ArithmeticError)(its["message"]))
         else:
             setattr(value, name, its)
