@@ -357,7 +357,8 @@ class CorrectedSample(Generic[P, S]):
             try:
                 one_pass = functools.partial(self._corrected, ratio, delta, best.params, base)
                 enough = Enough(UNSOLVED * self.tol, self.share)
-                return self.solve(one_pass, best.params, self.budget, enough), enough.remaining
+                result = self.solve(one_pass, best.params, self.budget, enough)
+                return result, 0.0 if result.status.name == "CONVERGED" else enough.remaining
             except DegenerateComponentError:
                 self._hold_more()
         return None

@@ -329,7 +329,7 @@ def _fastest(
     correctable = enough and not _is_most(sample, data) and hasattr(model, "expected_log_joint")
     if acceleration == "anderson" or sample_pass is None or not correctable:
         return anderson
-    solve = functools.partial(_solve, model, tol=0.0)
+    solve = functools.partial(_solve, model, tol=tol / 10)
     budget = _steps(data.source, rows)
     share = SAMPLE_TOL * _parameters(model, data.source) / rows
     return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em, tol, share)
