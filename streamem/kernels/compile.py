@@ -32,11 +32,12 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},
     "boundscheck": False,
     "error_model": "numpy",
+    "no_cfunc_wrapper": True,
 }
 """How numba is to compile. Infinities and NaN keep their meaning: dead components and overflow rely on it."""
 
 
-INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True, "no_cfunc_wrapper": True}
+INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
 """How numba is to compile a piece of other kernels."""
 
 

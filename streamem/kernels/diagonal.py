@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import DiagGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
-from streamem.kernels.simd import add_sums, load, load_splat, multiply_add, splat, store, where_positive, zero
+from streamem.kernels.simd import (
+    add_sums,
+    element,
+    load,
+    load_strip,
+    multiply_add,
+    store,
+    where_positive,
+    zero,
+    zero_strip,
+)
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded
 
 __all__ = ["DiagonalComponents", "diagonal_components", "diagonal_sums"]
@@ -65,23 +75,21 @@ def diagonal_sums(
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write ``log_const - ‖y‖² / 2`` of all components. O(k d) time per row."""
     x, n_features = tile.x, components.means.shape[1]
-    half = splat(x.dtype.type(-0.5))
+    half = x.dtype.type(-0.5)
     for s in range(0, n_strips, 2):  # two at once: tiles hold an even number of strips
-        here, next_ = 2 * s * n_features, 2 * (s + 1) * n_features
+        here, next_ = s * n_features, (s + 1) * n_features
         for c in range(len(components.means)):
-            const = splat(x.dtype.type(components.log_const[c]))
+            const = x.dtype.type(components.log_const[c])
             joint, mean, scale = tile.resp[c], components.means[c], components.whitening[c]
-            a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
+            a, b = zero_strip(x), zero_strip(x)
             for i in range(n_features):
-                m, w = load_splat(mean, i), load_splat(scale, i)
-                y0, y1 = (load(x, here + 2 * i) - m) * w, (load(x, here + 2 * i + 1) - m) * w
-                a0, a1 = multiply_add(y0, y0, a0), multiply_add(y1, y1, a1)
-                y0, y1 = (load(x, next_ + 2 * i) - m) * w, (load(x, next_ + 2 * i + 1) - m) * w
-                b0, b1 = multiply_add(y0, y0, b0), multiply_add(y1, y1, b1)
-            store(joint, 2 * s, multiply_add(half, a0, const))
-            store(joint, 2 * s + 1, multiply_add(half, a1, const))
-            store(joint, 2 * s + 2, multiply_add(half, b0, const))
-            store(joint, 2 * s + 3, multiply_add(half, b1, const))
+                m, w = element(mean, i), element(scale, i)
+                y = (load_strip(x, here + i) - m) * w
+                a = multiply_add(y, y, a)
+                y = (load_strip(x, next_ + i) - m) * w
+                b = multiply_add(y, y, b)
+            store(joint, s, multiply_add(half, a, const))
+            store(joint, s + 1, multiply_add(half, b, const))
 
 
 @implements(add_moments, DiagonalComponents)
@@ -92,8 +100,8 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     for i in range(0, n_features, 4):  # outside: of a tile, this much stays in the nearest cache
         for c in range(len(components.means)):
             resp, mean, sums = tile.resp[c], components.means[c], components.sums[c]
-            m0, m1 = load_splat(mean, i), load_splat(mean, i + 1)
-            m2, m3 = load_splat(mean, i + 2), load_splat(mean, i + 3)
+            m0, m1 = element(mean, i), element(mean, i + 1)
+            m2, m3 = element(mean, i + 2), element(mean, i + 3)
             a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
             b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)
             for v in range(2 * n_strips):
@@ -107,4 +115,4 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
                 a2, b2 = a2 + r * d, multiply_add(r * d, d, b2)
                 d = where_positive(r, load(x, at + 6) - m3)
                 a3, b3 = a3 + r * d, multiply_add(r * d, d, b3)
-            add_sums(sums, i // 4, a0, b0, a1, b1, a2, b2, a3, b3)
+            add_sums(sums, i // 4, (a0, b0, a1, b1, a2, b2, a3, b3))

@@ -13,13 +13,12 @@ from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
 from streamem.kernels.simd import (
     add_sums,
-    load,
+    load_strip,
     multiply_add,
-    splat,
     square_root,
     store,
     where_positive,
-    zero,
+    zero_strip,
 )
 from streamem.kernels.tiles import (
     add_moments,
@@ -71,7 +70,7 @@ class FullComponents(NamedTuple):
     least: NDArray[np.float64]
     """(k,) how much higher than the likeliest, less the log of the row's weight, a log-joint must be."""
     sum_wy: NDArray[np.float64]
-    """(k, padded d / 4, 8) sums of even and odd vectors."""
+    """(k, padded d)."""
     sum_wyy: NDArray[np.float64]
     """(k, gram_blocks, 8)."""
 
@@ -113,7 +112,7 @@ def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any], kept: int) -> Ful
         guess=np.zeros(n_rows, np.int64),
         patience=np.zeros(3, np.int64),
         least=np.empty(k),
-        sum_wy=aligned_zeros((k, p // 4, 8), np.float64),
+        sum_wy=aligned_zeros((k, p), np.float64),
         sum_wyy=aligned_zeros((k, gram_blocks(p), 8), np.float64),
     )
 
@@ -123,12 +122,7 @@ def full_sums(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_wy (k, d) and sum_wyy (k, d, d)."""
     d = family.means.shape[1]
-    return unpaired(components.sum_wy, d), gram_matrix(components.sum_wyy, d)
-
-
-def unpaired(sums: NDArray[np.float64], n_features: int) -> NDArray[np.float64]:
-    """Return (k, n_features) sums of what `weigh` wrote."""
-    return np.ascontiguousarray(sums.reshape(len(sums), -1, 2).sum(axis=2)[:, :n_features])
+    return components.sum_wy[:, :d].copy(), gram_matrix(components.sum_wyy, d)
 
 
 @kernel(inline="once")
@@ -144,9 +138,9 @@ def whiten_all(components, tile, c, n_written, n_strips):  # type: ignore[no-unt
 def whiten(x, places, mean, triangle, log_const, n_written, n_strips, difference, y, joint):  # type: ignore[no-untyped-def]
     """Write y and log-joints of the rows at these places in x, or of all rows where none are given."""
     n_features, lanes = len(mean), rows_per_strip(x)
-    half, const = splat(x.dtype.type(-0.5)), splat(x.dtype.type(log_const))
+    half, const = x.dtype.type(-0.5), x.dtype.type(log_const)
     for s in range(n_strips):
-        strip = 2 * s * n_features
+        strip = s * n_features
         source, start = x, strip
         if len(places) > 0:
             source, start = difference, 0
@@ -155,9 +149,8 @@ def whiten(x, places, mean, triangle, log_const, n_written, n_strips, difference
                 row = place // lanes * lanes * n_features + place % lanes
                 for j in range(n_features):
                     difference[j * lanes + lane] = x[row + j * lanes]
-        q0, q1 = whiten_strip(triangle, mean, n_written, source, start, difference, y, strip)
-        store(joint, 2 * s, multiply_add(half, q0, const))
-        store(joint, 2 * s + 1, multiply_add(half, q1, const))
+        distance = whiten_strip(triangle, mean, n_written, source, start, difference, y, strip)
+        store(joint, s, multiply_add(half, distance, const))
 
 
 @implements(add_moments, FullComponents)
@@ -193,35 +186,25 @@ def weigh(resp, y, n_features, n_strips, root, z, sum_wy):  # type: ignore[no-un
 
     y comes in strips.
     """
-    n_vectors = 2 * n_strips
-    for v in range(n_vectors):
-        store(root, v, square_root(load(resp, v)))
+    for s in range(n_strips):
+        store(root, s, square_root(load_strip(resp, s)))
     for i in range(0, n_features, 4):
-        a0, a1, b0, b1 = zero(y), zero(y), zero(y), zero(y)
-        c0, c1, d0, d1 = zero(y), zero(y), zero(y), zero(y)
+        a, b, c, d = zero_strip(y), zero_strip(y), zero_strip(y), zero_strip(y)
         for s in range(n_strips):
-            r0, r1 = load(root, 2 * s), load(root, 2 * s + 1)
-            at, to = 2 * (s * n_features + i), i * n_vectors + 2 * s
-            z0, z1 = where_positive(r0, r0 * load(y, at)), where_positive(r1, r1 * load(y, at + 1))
-            store(z, to, z0)
-            store(z, to + 1, z1)
-            a0, a1 = multiply_add(r0, z0, a0), multiply_add(r1, z1, a1)
-            to += n_vectors
-            z0, z1 = where_positive(r0, r0 * load(y, at + 2)), where_positive(r1, r1 * load(y, at + 3))
-            store(z, to, z0)
-            store(z, to + 1, z1)
-            b0, b1 = multiply_add(r0, z0, b0), multiply_add(r1, z1, b1)
-            to += n_vectors
-            z0, z1 = where_positive(r0, r0 * load(y, at + 4)), where_positive(r1, r1 * load(y, at + 5))
-            store(z, to, z0)
-            store(z, to + 1, z1)
-            c0, c1 = multiply_add(r0, z0, c0), multiply_add(r1, z1, c1)
-            to += n_vectors
-            z0, z1 = where_positive(r0, r0 * load(y, at + 6)), where_positive(r1, r1 * load(y, at + 7))
-            store(z, to, z0)
-            store(z, to + 1, z1)
-            d0, d1 = multiply_add(r0, z0, d0), multiply_add(r1, z1, d1)
-        add_sums(sum_wy, i // 4, a0, a1, b0, b1, c0, c1, d0, d1)
+            r, at, to = load_strip(root, s), s * n_features + i, i * n_strips + s
+            part = where_positive(r, r * load_strip(y, at))
+            store(z, to, part)
+            a = multiply_add(r, part, a)
+            part = where_positive(r, r * load_strip(y, at + 1))
+            store(z, to + n_strips, part)
+            b = multiply_add(r, part, b)
+            part = where_positive(r, r * load_strip(y, at + 2))
+            store(z, to + 2 * n_strips, part)
+            c = multiply_add(r, part, c)
+            part = where_positive(r, r * load_strip(y, at + 3))
+            store(z, to + 3 * n_strips, part)
+            d = multiply_add(r, part, d)
+        add_sums(sum_wy, i // 4, (a, b, c, d))
 
 
 TRIED_FROM = 16

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel, unwritable
-from streamem.kernels.full import unpaired, weigh
+from streamem.kernels.full import weigh
 from streamem.kernels.memory import aligned_zeros
 from streamem.kernels.products import add_gram, gram_blocks, gram_matrix
 from streamem.kernels.tiles import fill, make_tile, padded, rows_per_strip
@@ -42,11 +42,11 @@ def moments(x: FloatArray, weight: Float64Array | None, shift: Float64Array) -> 
     n_rows = TILE_ROWS
     tile = make_tile(shift, np.ones(d), 1, n_rows, np.float64)
     minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
-    sum_wd, sum_wdd = aligned_zeros((p // 4, 8), np.float64), aligned_zeros((gram_blocks(p), 8), np.float64)
+    sum_wd, sum_wdd = aligned_zeros(p, np.float64), aligned_zeros((gram_blocks(p), 8), np.float64)
     root, z = aligned_zeros(n_rows, np.float64), aligned_zeros(n_rows * p, np.float64)
     weights = np.empty(0) if weight is None else np.asarray(weight, np.float64)
     total = _moments(unwritable(x), unwritable(weights), tile, root, z, minimum, maximum, sum_wd, sum_wdd)
-    return Moments(total, minimum, maximum, unpaired(sum_wd[None], d)[0], gram_matrix(sum_wdd, d))
+    return Moments(total, minimum, maximum, sum_wd[:d], gram_matrix(sum_wdd, d))
 
 
 @kernel

@@ -1,10 +1,9 @@
 """The two products that most of an E-step's arithmetic is in, blocked for registers.
 
-Rows lie in SIMD lanes. Where features are combined, rows come in *strips*: two vectors of rows, feature by
-feature, so that feature i of strip s of an array with d features is vectors ``2 (s d + i)`` and the next. d
-is a multiple of 4 here; what pads it is zero. Where rows are summed, they lie *by feature*: vector v of
-feature i of an array with n vectors of rows is vector ``i n + v``, so that all that a block of sums needs is
-read from beginning to end.
+Rows lie in SIMD lanes. Where features are combined, rows come in *strips*, two vectors of rows, feature by
+feature: feature i of strip s of an array with d features is number ``s d + i``. d is a multiple of 4 here;
+what pads it is zero. Where rows are summed, they lie *by feature*: vector v of feature i of an array with n
+vectors of rows is vector ``i n + v``, so that all that a block of sums needs is read from beginning to end.
 """
 
 from __future__ import annotations
@@ -19,11 +18,13 @@ from streamem.kernels.simd import (
     VECTOR_BYTES,
     VECTOR_REGISTERS,
     add_sums,
+    element,
     load,
-    load_splat,
+    load_strip,
     multiply_add,
     store,
     zero,
+    zero_strip,
 )
 
 __all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "whiten_strip"]
@@ -34,7 +35,7 @@ STRIP_BYTES = 2 * VECTOR_BYTES
 
 @kernel(inline=True)
 def whiten_strip(triangle, mean, n_features, x, x_start, difference, y, y_start):  # type: ignore[no-untyped-def]
-    """Write the first n_features of ``y = L⁻¹(x - μ)`` of one strip; return two vectors ``‖y‖²`` over them.
+    """Write the first n_features of ``y = L⁻¹(x - μ)`` of one strip of rows; return ``‖y‖²`` over them.
 
     Parameters
     ----------
@@ -45,79 +46,49 @@ def whiten_strip(triangle, mean, n_features, x, x_start, difference, y, y_start)
     n_features
         Multiple of 4; the remaining features are not touched.
     x, y
-        Strips that start at vectors `x_start` and `y_start`.
+        Features of the rows from number `x_start` and `y_start` of all strips on.
     difference
-        One strip, to write ``x - μ`` to. It may be x.
+        To write ``x - μ`` of these rows to. It may be x.
 
     Notes
     -----
-    O(d² / 2) multiply-adds per row. Four features by two vectors stay in registers.
+    O(d² / 2) multiply-adds per row. Four features of a strip stay in registers.
     """
-    q0, q1 = zero(x), zero(x)
+    q = zero_strip(x)
     d = len(mean)
     for i in range(0, n_features, 4):
         row0, row1, row2, row3 = i * d, (i + 1) * d, (i + 2) * d, (i + 3) * d
-        a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
-        c0, c1, d0, d1 = zero(x), zero(x), zero(x), zero(x)
+        y0, y1, y2, y3 = zero_strip(x), zero_strip(x), zero_strip(x), zero_strip(x)
         for j in range(i):
-            x0, x1 = load(difference, 2 * j), load(difference, 2 * j + 1)
-            w = load_splat(triangle, row0 + j)
-            a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
-            w = load_splat(triangle, row1 + j)
-            b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
-            w = load_splat(triangle, row2 + j)
-            c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-            w = load_splat(triangle, row3 + j)
-            d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        at = x_start + 2 * i
-        m = load_splat(mean, i)
-        x0, x1 = load(x, at) - m, load(x, at + 1) - m
-        store(difference, 2 * i, x0)
-        store(difference, 2 * i + 1, x1)
-        w = load_splat(triangle, row0 + i)
-        a0, a1 = multiply_add(w, x0, a0), multiply_add(w, x1, a1)
-        w = load_splat(triangle, row1 + i)
-        b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
-        w = load_splat(triangle, row2 + i)
-        c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-        w = load_splat(triangle, row3 + i)
-        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        m = load_splat(mean, i + 1)
-        x0, x1 = load(x, at + 2) - m, load(x, at + 3) - m
-        store(difference, 2 * i + 2, x0)
-        store(difference, 2 * i + 3, x1)
-        w = load_splat(triangle, row1 + i + 1)
-        b0, b1 = multiply_add(w, x0, b0), multiply_add(w, x1, b1)
-        w = load_splat(triangle, row2 + i + 1)
-        c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-        w = load_splat(triangle, row3 + i + 1)
-        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        m = load_splat(mean, i + 2)
-        x0, x1 = load(x, at + 4) - m, load(x, at + 5) - m
-        store(difference, 2 * i + 4, x0)
-        store(difference, 2 * i + 5, x1)
-        w = load_splat(triangle, row2 + i + 2)
-        c0, c1 = multiply_add(w, x0, c0), multiply_add(w, x1, c1)
-        w = load_splat(triangle, row3 + i + 2)
-        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        m = load_splat(mean, i + 3)
-        x0, x1 = load(x, at + 6) - m, load(x, at + 7) - m
-        store(difference, 2 * i + 6, x0)
-        store(difference, 2 * i + 7, x1)
-        w = load_splat(triangle, row3 + i + 3)
-        d0, d1 = multiply_add(w, x0, d0), multiply_add(w, x1, d1)
-        at = y_start + 2 * i
-        store(y, at, a0)
-        store(y, at + 1, a1)
-        store(y, at + 2, b0)
-        store(y, at + 3, b1)
-        store(y, at + 4, c0)
-        store(y, at + 5, c1)
-        store(y, at + 6, d0)
-        store(y, at + 7, d1)
-        q0 = multiply_add(a0, a0, multiply_add(b0, b0, multiply_add(c0, c0, multiply_add(d0, d0, q0))))
-        q1 = multiply_add(a1, a1, multiply_add(b1, b1, multiply_add(c1, c1, multiply_add(d1, d1, q1))))
-    return q0, q1
+            apart = load_strip(difference, j)
+            y0 = multiply_add(element(triangle, row0 + j), apart, y0)
+            y1 = multiply_add(element(triangle, row1 + j), apart, y1)
+            y2 = multiply_add(element(triangle, row2 + j), apart, y2)
+            y3 = multiply_add(element(triangle, row3 + j), apart, y3)
+        apart = load_strip(x, x_start + i) - element(mean, i)
+        store(difference, i, apart)
+        y0 = multiply_add(element(triangle, row0 + i), apart, y0)
+        y1 = multiply_add(element(triangle, row1 + i), apart, y1)
+        y2 = multiply_add(element(triangle, row2 + i), apart, y2)
+        y3 = multiply_add(element(triangle, row3 + i), apart, y3)
+        apart = load_strip(x, x_start + i + 1) - element(mean, i + 1)
+        store(difference, i + 1, apart)
+        y1 = multiply_add(element(triangle, row1 + i + 1), apart, y1)
+        y2 = multiply_add(element(triangle, row2 + i + 1), apart, y2)
+        y3 = multiply_add(element(triangle, row3 + i + 1), apart, y3)
+        apart = load_strip(x, x_start + i + 2) - element(mean, i + 2)
+        store(difference, i + 2, apart)
+        y2 = multiply_add(element(triangle, row2 + i + 2), apart, y2)
+        y3 = multiply_add(element(triangle, row3 + i + 2), apart, y3)
+        apart = load_strip(x, x_start + i + 3) - element(mean, i + 3)
+        store(difference, i + 3, apart)
+        y3 = multiply_add(element(triangle, row3 + i + 3), apart, y3)
+        store(y, y_start + i, y0)
+        store(y, y_start + i + 1, y1)
+        store(y, y_start + i + 2, y2)
+        store(y, y_start + i + 3, y3)
+        q = multiply_add(y0, y0, multiply_add(y1, y1, multiply_add(y2, y2, multiply_add(y3, y3, q))))
+    return q
 
 
 @kernel(inline=True)
@@ -164,8 +135,8 @@ def add_block_at_once(z, n_vectors, i, j, out, block):  # type: ignore[no-untype
         zi = load(z, left + 3 * n_vectors)
         d0, d1 = multiply_add(zi, z0, d0), multiply_add(zi, z1, d1)
         d2, d3 = multiply_add(zi, z2, d2), multiply_add(zi, z3, d3)
-    add_sums(out, block, a0, a1, a2, a3, b0, b1, b2, b3)
-    add_sums(out, block + 1, c0, c1, c2, c3, d0, d1, d2, d3)
+    add_sums(out, block, (a0, a1, a2, a3, b0, b1, b2, b3))
+    add_sums(out, block + 1, (c0, c1, c2, c3, d0, d1, d2, d3))
 
 
 @kernel(inline=True)
@@ -184,7 +155,7 @@ def add_block_by_halves(z, n_vectors, i, j, out, block):  # type: ignore[no-unty
             zi = load(z, left + n_vectors)
             b0, b1 = multiply_add(zi, z0, b0), multiply_add(zi, z1, b1)
             b2, b3 = multiply_add(zi, z2, b2), multiply_add(zi, z3, b3)
-        add_sums(out, block + half, a0, a1, a2, a3, b0, b1, b2, b3)
+        add_sums(out, block + half, (a0, a1, a2, a3, b0, b1, b2, b3))
 
 
 add_block = add_block_at_once if VECTOR_REGISTERS >= 21 else add_block_by_halves

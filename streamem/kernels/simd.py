@@ -3,7 +3,8 @@
 Loops over scalars leave it to LLVM which values stay in registers; the register-blocked products of
 `streamem.kernels.products` are as fast as they are because they say so themselves. Arrays are read as
 runs of vectors: `load` and `store` count in vectors, not in elements. The length in bytes suits the
-machine at hand; results differ between lengths by rounding only.
+machine at hand; results differ between lengths by rounding only. A *strip* is two vectors in one: what
+is done to both alike is said once. Scalars of the same dtype count as vectors that hold nothing else.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ __all__ = [
     "VECTOR_BYTES",
     "VECTOR_REGISTERS",
     "add_sums",
+    "element",
     "exp",
     "load",
-    "load_splat",
+    "load_strip",
     "log",
     "maximum",
     "multiply_add",
     "prefetch",
-    "splat",
     "square_root",
     "store",
     "store_transposed",
     "where_positive",
     "zero",
+    "zero_strip",
 ]
 
 
@@ -51,11 +53,11 @@ VECTOR_REGISTERS = 32 if VECTOR_BYTES == 64 or "neon" in llvm.get_host_cpu_featu
 
 
 class VectorType(types.Type):
-    """Floats side by side, as many as fit VECTOR_BYTES."""
+    """Floats side by side, as many as fit that many times VECTOR_BYTES."""
 
-    def __init__(self, dtype: Any) -> None:
+    def __init__(self, dtype: Any, registers: int = 1) -> None:
         self.dtype = dtype
-        self.lanes = VECTOR_BYTES * 8 // dtype.bitwidth
+        self.lanes = registers * VECTOR_BYTES * 8 // dtype.bitwidth
         super().__init__(name=f"Vector({dtype}, {self.lanes})")
 
 
@@ -66,9 +68,15 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
+def _data(builder: Any, context: Any, array_type: Any, array: Any) -> Any:
+    """Return the address of the first element."""
+    model = context.data_model_manager[array_type]
+    return builder.extract_value(array, model.get_field_position("data"))
+
+
 def _pointer(builder: Any, context: Any, array_type: Any, kind: Any, array: Any, position: Any) -> Any:
     """Return the address of the vector at `position`, counted in vectors from the start of the array."""
-    data = context.make_array(array_type)(context, builder, array).data
+    data = _data(builder, context, array_type, array)
     first = builder.mul(position, ir.Constant(position.type, kind.count))
     return builder.bitcast(builder.gep(data, [first], inbounds=True), kind.as_pointer())
 
@@ -76,8 +84,16 @@ def _pointer(builder: Any, context: Any, array_type: Any, kind: Any, array: Any,
 @intrinsic
 def load(typingctx: Any, array: Any, position: Any) -> Any:
     """Return the vector at `position` of a contiguous array."""
-    vector = VectorType(array.dtype)
+    return _load(array, VectorType(array.dtype))
 
+
+@intrinsic
+def load_strip(typingctx: Any, array: Any, position: Any) -> Any:
+    """Return the strip at `position`, counted in strips, of a contiguous array."""
+    return _load(array, VectorType(array.dtype, 2))
+
+
+def _load(array: Any, vector: VectorType) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _pointer(builder, context, array, context.get_value_type(vector), *args)
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
@@ -86,8 +102,21 @@ def load(typingctx: Any, array: Any, position: Any) -> Any:
 
 
 @intrinsic
+def element(typingctx: Any, array: Any, position: Any) -> Any:
+    """Return the element at `position`, counted in elements, of a contiguous array of any shape.
+
+    Indices of numba's own may be negative: that takes a test of each.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.gep(_data(builder, context, array, args[0]), [args[1]], inbounds=True))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
 def store(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
-    """Write a vector to `position` of a contiguous array."""
+    """Write a vector, or a strip, to `position`, counted in such, of a contiguous array."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _pointer(builder, context, array, args[2].type, args[0], args[1])
@@ -102,7 +131,7 @@ def prefetch(typingctx: Any, array: Any, position: Any) -> Any:
     """Ask for the cache line of the element at `position`, even beyond the end, of a contiguous array."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(array)(context, builder, args[0]).data
+        data = _data(builder, context, array, args[0])
         pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
         flag = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag])
@@ -139,18 +168,13 @@ def store_transposed(
         double = ir.VectorType(ir.DoubleType(), lanes)
         kind = context.get_value_type(vector)
         held = builder.sub(n_columns, first)
-        spread = _shuffle(
-            builder,
-            builder.insert_element(ir.Constant(integer, ir.Undefined), held, ir.Constant(ir.IntType(32), 0)),
-            ir.Constant(integer, ir.Undefined),
-            [0] * lanes,
-        )
-        mask = builder.icmp_signed("<", ir.Constant(integer, list(range(lanes))), spread)
+        columns = ir.Constant(integer, list(range(lanes)))
+        mask = builder.icmp_signed("<", columns, _spread(builder, integer, held))
 
         def part(array_type: Any, array: Any, at: Any) -> Any:
-            element = context.get_value_type(array_type.dtype)
-            data = context.make_array(array_type)(context, builder, array).data
-            source = ir.VectorType(element, lanes)
+            kind = context.get_value_type(array_type.dtype)
+            data = _data(builder, context, array_type, array)
+            source = ir.VectorType(kind, lanes)
             pointer = builder.bitcast(builder.gep(data, [at], inbounds=True), source.as_pointer())
             align = ir.Constant(ir.IntType(32), array_type.dtype.bitwidth // 8)
             name = f"llvm.masked.load.v{lanes}f{array_type.dtype.bitwidth}.p0"
@@ -190,36 +214,18 @@ def store_transposed(
 
 
 @intrinsic
-def splat(typingctx: Any, scalar: Any) -> Any:
-    """Return a vector whose lanes all hold `scalar`."""
-    vector = VectorType(scalar)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, context, vector, args[0])
-
-    return vector(scalar), codegen
-
-
-@intrinsic
-def load_splat(typingctx: Any, array: Any, position: Any) -> Any:
-    """Return a vector whose lanes all hold the element at `position`, counted in elements, of an array.
-
-    The array is contiguous, of any shape. Indices of numba's own may be negative: that takes a test of each.
-    """
-    vector = VectorType(array.dtype)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(array)(context, builder, args[0]).data
-        return _splat(builder, context, vector, builder.load(builder.gep(data, [args[1]], inbounds=True)))
-
-    return vector(array, types.intp), codegen
-
-
-@intrinsic
 def zero(typingctx: Any, array: Any) -> Any:
     """Return a vector of zeros of the array's dtype."""
-    vector = VectorType(array.dtype)
+    return _zero(array, VectorType(array.dtype))
 
+
+@intrinsic
+def zero_strip(typingctx: Any, array: Any) -> Any:
+    """Return a strip of zeros of the array's dtype."""
+    return _zero(array, VectorType(array.dtype, 2))
+
+
+def _zero(array: Any, vector: VectorType) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return ir.Constant(context.get_value_type(vector), None)
 
@@ -229,12 +235,14 @@ def zero(typingctx: Any, array: Any) -> Any:
 @intrinsic
 def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """Return ``a * b + c``, rounded once where the machine can."""
+    vector = _common(a, b, c)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = context.get_value_type(a)
-        return builder.call(_vector_function(builder, "fmuladd", a, ir.FunctionType(kind, [kind] * 3)), args)
+        kind = context.get_value_type(vector)
+        fused = _vector_function(builder, "fmuladd", vector, ir.FunctionType(kind, [kind] * 3))
+        return builder.call(fused, [_spread(builder, kind, value) for value in args])
 
-    return a(a, b, c), codegen
+    return vector and (vector(a, b, c), codegen)
 
 
 @intrinsic
@@ -321,11 +329,13 @@ def log(typingctx: Any, x: Any) -> Any:
 @intrinsic
 def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     """Return the larger of a and b; b where a is NaN."""
+    vector = _common(a, b)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
+        one, other = (_spread(builder, context.get_value_type(vector), value) for value in args)
+        return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
-    return a(a, b), codegen
+    return vector and (vector(a, b), codegen)
 
 
 @intrinsic
@@ -340,17 +350,15 @@ def where_positive(typingctx: Any, condition: Any, value: Any) -> Any:
 
 
 @intrinsic
-def add_sums(
-    typingctx: Any, out: Any, position: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any
-) -> Any:
-    """Add the lane sums of eight vectors to the eight float64 of ``out[8 * position:]``.
+def add_sums(typingctx: Any, out: Any, position: Any, vectors: Any) -> Any:
+    """Add the lane sums of a tuple of vectors, a power of two of them, to as many float64 of out.
 
-    Together they take a third of the shuffles that eight single sums would.
+    `position` counts in such tuples. Together they take a fraction of the shuffles that single sums would.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        sums = _lane_sums(builder, list(args[2:]))
-        kind = ir.VectorType(ir.DoubleType(), 8)
+        sums = _lane_sums(builder, cgutils.unpack_tuple(builder, args[2]))
+        kind = ir.VectorType(ir.DoubleType(), len(vectors))
         if sums.type != kind:
             sums = builder.fpext(sums, kind)
         pointer = _pointer(builder, context, out, kind, args[0], args[1])
@@ -358,7 +366,7 @@ def add_sums(
         builder.store(total, pointer, align=8)
         return context.get_dummy_value()
 
-    return types.void(out, types.intp, a, b, c, d, e, f, g, h), codegen
+    return types.void(out, types.intp, vectors), codegen
 
 
 def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
@@ -385,10 +393,20 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-def _splat(builder: Any, context: Any, vector: VectorType, scalar: Any) -> Any:
-    undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return _shuffle(builder, first, undefined, [0] * vector.lanes)
+def _common(*kinds: Any) -> Any:
+    """Return the type of the vectors among these; None, so that numba refuses them, if they do not agree."""
+    vectors = [kind for kind in kinds if isinstance(kind, VectorType)]
+    agree = vectors and all(kind in (vectors[0], vectors[0].dtype) for kind in kinds)
+    return vectors[0] if agree else None
+
+
+def _spread(builder: Any, kind: Any, value: Any) -> Any:
+    """Return a vector whose lanes all hold the value, unless that is a vector already."""
+    if value.type == kind:
+        return value
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return _shuffle(builder, first, undefined, [0] * kind.count)
 
 
 def _polynomial(builder: Any, vector: VectorType, x: Any, coefficients: Sequence[float]) -> Any:
@@ -414,11 +432,15 @@ def _shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
 def _register(symbol: Any, instruction: str) -> None:
     @type_callable(symbol)
     def of_vectors(context: Any) -> Any:
-        return lambda a, b: a if isinstance(a, VectorType) and a == b else None
+        return lambda a, b: _common(a, b)
 
-    @lower_builtin(symbol, VectorType, VectorType)
     def operation(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args, flags=("contract", "nsz"))
+        kind = context.get_value_type(signature.return_type)
+        a, b = (_spread(builder, kind, value) for value in args)
+        return getattr(builder, instruction)(a, b, flags=("contract", "nsz"))
+
+    for kinds in ((VectorType, VectorType), (VectorType, types.Float), (types.Float, VectorType)):
+        lower_builtin(symbol, *kinds)(operation)
 
 
 for _symbol, _instruction in (

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import SphericalGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
-from streamem.kernels.simd import add_sums, load, load_splat, multiply_add, store, where_positive, zero
+from streamem.kernels.simd import (
+    add_sums,
+    element,
+    load,
+    load_strip,
+    multiply_add,
+    store,
+    where_positive,
+    zero,
+    zero_strip,
+)
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
 
 __all__ = [
@@ -115,25 +125,19 @@ def squared_distances(x, means, n_strips, out):  # type: ignore[no-untyped-def]
     """
     k, n_features = means.shape
     for s in range(n_strips):  # outside: a strip stays in the nearest cache
-        strip = 2 * s * n_features
+        strip = s * n_features
         for c in range(0, k, 2):
             partner = c + 1 if c + 1 < k else c
             mean, other = c * n_features, partner * n_features
-            a0, a1, b0, b1 = zero(x), zero(x), zero(x), zero(x)
-            c0, c1, d0, d1 = zero(x), zero(x), zero(x), zero(x)
-            for i in range(0, n_features, 2):
-                x0, x1 = load(x, strip + 2 * i), load(x, strip + 2 * i + 1)
-                m, n = load_splat(means, mean + i), load_splat(means, other + i)
-                a0, a1 = multiply_add(x0 - m, x0 - m, a0), multiply_add(x1 - m, x1 - m, a1)
-                b0, b1 = multiply_add(x0 - n, x0 - n, b0), multiply_add(x1 - n, x1 - n, b1)
-                x0, x1 = load(x, strip + 2 * i + 2), load(x, strip + 2 * i + 3)
-                m, n = load_splat(means, mean + i + 1), load_splat(means, other + i + 1)
-                c0, c1 = multiply_add(x0 - m, x0 - m, c0), multiply_add(x1 - m, x1 - m, c1)
-                d0, d1 = multiply_add(x0 - n, x0 - n, d0), multiply_add(x1 - n, x1 - n, d1)
-            store(out[c], 2 * s, a0 + c0)
-            store(out[c], 2 * s + 1, a1 + c1)
-            store(out[partner], 2 * s, b0 + d0)
-            store(out[partner], 2 * s + 1, b1 + d1)
+            a0, a1, b0, b1 = zero_strip(x), zero_strip(x), zero_strip(x), zero_strip(x)
+            for i in range(0, n_features, 2):  # two sums for each mean: one need not wait for the other
+                x0, x1 = load_strip(x, strip + i), load_strip(x, strip + i + 1)
+                m0, m1 = element(means, mean + i), element(means, mean + i + 1)
+                n0, n1 = element(means, other + i), element(means, other + i + 1)
+                a0, a1 = multiply_add(x0 - m0, x0 - m0, a0), multiply_add(x1 - m1, x1 - m1, a1)
+                b0, b1 = multiply_add(x0 - n0, x0 - n0, b0), multiply_add(x1 - n1, x1 - n1, b1)
+            store(out[c], s, a0 + a1)
+            store(out[partner], s, b0 + b1)
 
 
 @kernel(inline="once")
@@ -147,10 +151,10 @@ def add_first_moments(x, means, resp, n_strips, sums):  # type: ignore[no-untype
         for c in range(0, k, 2):
             partner = c + 1 if c + 1 < k else c
             mean, other_mean, weight, other_weight = means[c], means[partner], resp[c], resp[partner]
-            m0, m1 = load_splat(mean, i), load_splat(mean, i + 1)
-            m2, m3 = load_splat(mean, i + 2), load_splat(mean, i + 3)
-            n0, n1 = load_splat(other_mean, i), load_splat(other_mean, i + 1)
-            n2, n3 = load_splat(other_mean, i + 2), load_splat(other_mean, i + 3)
+            m0, m1 = element(mean, i), element(mean, i + 1)
+            m2, m3 = element(mean, i + 2), element(mean, i + 3)
+            n0, n1 = element(other_mean, i), element(other_mean, i + 1)
+            n2, n3 = element(other_mean, i + 2), element(other_mean, i + 3)
             a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
             b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)
             for v in range(2 * n_strips):
@@ -164,7 +168,7 @@ def add_first_moments(x, means, resp, n_strips, sums):  # type: ignore[no-untype
                 b1 = multiply_add(q, where_positive(q, x1 - n1), b1)
                 b2 = multiply_add(q, where_positive(q, x2 - n2), b2)
                 b3 = multiply_add(q, where_positive(q, x3 - n3), b3)
-            add_sums(sums[c // 2], i // 4, a0, a1, a2, a3, b0, b1, b2, b3)
+            add_sums(sums[c // 2], i // 4, (a0, a1, a2, a3, b0, b1, b2, b3))
 
 
 def first_moments(sums: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:

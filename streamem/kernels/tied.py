@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.full import unpaired, weigh
+from streamem.kernels.full import weigh
 from streamem.kernels.gaussian import TiedGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
-from streamem.kernels.simd import load, load_splat, splat, square_root, store, where_positive, zero
+from streamem.kernels.simd import element, load_strip, square_root, store, where_positive, zero_strip
 from streamem.kernels.spherical import add_first_moments, first_moments, squared_distances
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
 
@@ -92,7 +92,7 @@ def _memory(k: int, d: int, n_rows: int, dtype: np.dtype[Any]) -> TiedComponents
         y=aligned_zeros(p * n_rows, dtype),
         root=aligned_zeros(n_rows, dtype),
         r=aligned_zeros(q * n_rows, dtype),
-        sum_wy=aligned_zeros((0 if pooled else k, p // 4, 8), np.float64),
+        sum_wy=aligned_zeros((0 if pooled else k, p), np.float64),
         sum_wd=aligned_zeros((-(-k // 2) if pooled else 0, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((gram_blocks(p), 8), np.float64),
         sum_wrr=aligned_zeros((gram_blocks(q), 8), np.float64),
@@ -112,7 +112,7 @@ def tied_sums(
             apart = means - mean
             sum_wyy += 0.5 * (apart.T * row) @ apart
         return first_moments(components.sum_wd, (k, d)), sum_wyy
-    return unpaired(components.sum_wy, d), sum_wyy
+    return components.sum_wy[:, :d].copy(), sum_wyy
 
 
 @implements(log_joint, TiedComponents)
@@ -122,7 +122,7 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     x, z, n_features = tile.x, components.z, components.means.shape[1]
     triangle, origin, difference = components.whitening, components.origin, components.difference
     for s in range(n_strips):
-        strip = 2 * s * n_features
+        strip = s * n_features
         whiten_strip(triangle, origin, n_features, x, strip, difference, z, strip)
     squared_distances(z, components.means, n_strips, tile.resp)
     for c in range(len(components.means)):
@@ -149,9 +149,8 @@ def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-
     for c in range(len(components.means)):
         for s in range(n_strips):
             for i in range(n_features):
-                m, at = load_splat(components.means, c * n_features + i), 2 * (s * n_features + i)
-                store(apart, at, load(z, at) - m)
-                store(apart, at + 1, load(z, at + 1) - m)
+                at = s * n_features + i
+                store(apart, at, load_strip(z, at) - element(components.means, c * n_features + i))
         weigh(tile.resp[c], apart, n_features, n_strips, components.root, y, components.sum_wy[c])
         add_gram(y, n_features, 2 * n_strips, components.sum_wyy, 0)
 
@@ -161,51 +160,26 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
     """Add ``Σ w s ȳ ȳᵀ`` and ``Σ w r_k r_l / s``. O(k d + d² / 2 + k² / 2) time per row."""
     y, z, r, means = components.y, components.z, components.r, components.means
     k, n_features = means.shape
-    n_vectors = 2 * n_strips
-    one = splat(z.dtype.type(1))
+    one = z.dtype.type(1)
     for s in range(n_strips):
-        root0, root1 = _root_of_total(tile.resp, k, 2 * s), _root_of_total(tile.resp, k, 2 * s + 1)
-        inverse0, inverse1 = where_positive(root0, one / root0), where_positive(root1, one / root1)
+        total = zero_strip(z)
         for c in range(k):
-            at = c * n_vectors + 2 * s
-            store(r, at, load(tile.resp[c], 2 * s) * inverse0)
-            store(r, at + 1, load(tile.resp[c], 2 * s + 1) * inverse1)
+            total = total + load_strip(tile.resp[c], s)
+        root = square_root(total)
+        inverse = where_positive(root, one / root)
+        for c in range(k):
+            store(r, c * n_strips + s, load_strip(tile.resp[c], s) * inverse)
         for i in range(0, n_features, 4):
-            at, to = 2 * (s * n_features + i), i * n_vectors + 2 * s
-            a0, a1 = root0 * load(z, at), root1 * load(z, at + 1)
-            b0, b1 = root0 * load(z, at + 2), root1 * load(z, at + 3)
-            c0, c1 = root0 * load(z, at + 4), root1 * load(z, at + 5)
-            d0, d1 = root0 * load(z, at + 6), root1 * load(z, at + 7)
+            at, to = s * n_features + i, i * n_strips + s
+            y0, y1 = root * load_strip(z, at), root * load_strip(z, at + 1)
+            y2, y3 = root * load_strip(z, at + 2), root * load_strip(z, at + 3)
             for c in range(k):
-                mean = c * n_features + i
-                r0, r1 = load(r, c * n_vectors + 2 * s), load(r, c * n_vectors + 2 * s + 1)
-                m = load_splat(means, mean)
-                a0, a1 = a0 - r0 * m, a1 - r1 * m
-                m = load_splat(means, mean + 1)
-                b0, b1 = b0 - r0 * m, b1 - r1 * m
-                m = load_splat(means, mean + 2)
-                c0, c1 = c0 - r0 * m, c1 - r1 * m
-                m = load_splat(means, mean + 3)
-                d0, d1 = d0 - r0 * m, d1 - r1 * m
-            store(y, to, where_positive(root0, a0))
-            store(y, to + 1, where_positive(root1, a1))
-            to += n_vectors
-            store(y, to, where_positive(root0, b0))
-            store(y, to + 1, where_positive(root1, b1))
-            to += n_vectors
-            store(y, to, where_positive(root0, c0))
-            store(y, to + 1, where_positive(root1, c1))
-            to += n_vectors
-            store(y, to, where_positive(root0, d0))
-            store(y, to + 1, where_positive(root1, d1))
-    add_gram(y, n_features, n_vectors, components.sum_wyy, 0)
-    add_gram(r, padded(k), n_vectors, components.sum_wrr, 0)
-
-
-@kernel(inline=True)
-def _root_of_total(resp, k, v):  # type: ignore[no-untyped-def]
-    """Return ``√(Σ_k w r_k)`` of vector v of the rows over k components."""
-    total = zero(resp)
-    for c in range(k):
-        total = total + load(resp[c], v)
-    return square_root(total)
+                share, mean = load_strip(r, c * n_strips + s), c * n_features + i
+                y0, y1 = y0 - share * element(means, mean), y1 - share * element(means, mean + 1)
+                y2, y3 = y2 - share * element(means, mean + 2), y3 - share * element(means, mean + 3)
+            store(y, to, where_positive(root, y0))
+            store(y, to + n_strips, where_positive(root, y1))
+            store(y, to + 2 * n_strips, where_positive(root, y2))
+            store(y, to + 3 * n_strips, where_positive(root, y3))
+    add_gram(y, n_features, 2 * n_strips, components.sum_wyy, 0)
+    add_gram(r, padded(k), 2 * n_strips, components.sum_wrr, 0)

@@ -19,16 +19,15 @@ from streamem.kernels.memory import aligned_zeros, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES
 from streamem.kernels.simd import (
     exp,
-    load,
+    load_strip,
     log,
     maximum,
     multiply_add,
     prefetch,
-    splat,
     store,
     store_transposed,
     where_positive,
-    zero,
+    zero_strip,
 )
 
 __all__ = [
@@ -195,23 +194,21 @@ def log_sum_exp(tile, n_strips):  # type: ignore[no-untyped-def]
     NaN counts as -inf: it is what an overflow of both signs leaves, or -inf less a largest of -inf.
     """
     resp = tile.resp
-    lowest = splat(resp.dtype.type(-np.inf))
-    smallest = splat(resp.dtype.type(-1000.0))
-    one = splat(resp.dtype.type(1.0))
-    for v in range(2 * n_strips):
-        top, total, spread = lowest, zero(resp), zero(resp)
+    lowest, smallest, one = resp.dtype.type(-np.inf), resp.dtype.type(-1000.0), resp.dtype.type(1.0)
+    for s in range(n_strips):
+        top, total, spread = zero_strip(resp) + lowest, zero_strip(resp), zero_strip(resp)
         for c in range(len(resp)):
-            top = maximum(load(resp[c], v), top)
+            top = maximum(load_strip(resp[c], s), top)
         for c in range(len(resp)):
-            e = maximum(load(resp[c], v) - top, smallest)
+            e = maximum(load_strip(resp[c], s) - top, smallest)
             p = exp(e)
-            store(resp[c], v, p)
+            store(resp[c], s, p)
             total = total + p
             spread = multiply_add(p, e, spread)
         scale, log_total = where_positive(total, one / total), log(maximum(total, one))
-        store(tile.density, v, top + log_total)
-        store(tile.entropy, v, log_total - scale * spread)
-        store(tile.scale, v, scale)
+        store(tile.density, s, top + log_total)
+        store(tile.entropy, s, log_total - scale * spread)
+        store(tile.scale, s, scale)
 
 
 @kernel(inline="once")

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.simd import VECTOR_BYTES, exp, load, load_splat, log, store, zero
+from streamem.kernels.simd import (
+    VECTOR_BYTES,
+    add_sums,
+    element,
+    exp,
+    load,
+    load_strip,
+    log,
+    multiply_add,
+    store,
+    zero,
+    zero_strip,
+)
 
 
 @kernel
@@ -36,15 +48,43 @@ def test_exp__of_what_is_too_small_or_no_number_is_nothing(dtype):
 
 
 @kernel
-def splats(matrix, out):
+def spread(matrix, out):
     for i in range(matrix.size):
-        store(out, i, load_splat(matrix, i))
+        store(out, i, zero(out) + element(matrix, i))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_load_splat__counts_elements_from_the_start(dtype):
+def test_element__counts_from_the_start_and_is_a_vector_among_vectors(dtype):
     matrix = np.arange(6, dtype=dtype).reshape(2, 3)
     lanes = VECTOR_BYTES // matrix.itemsize
     out = np.empty(matrix.size * lanes, dtype)
-    splats(matrix, out)
+    spread(matrix, out)
     np.testing.assert_array_equal(out.reshape(-1, lanes), np.repeat(matrix.ravel()[:, None], lanes, axis=1))
+
+
+@kernel
+def one_less_than_twice(x, out):
+    one, two = x.dtype.type(1), x.dtype.type(2)
+    for s in range(len(x) * x.itemsize // VECTOR_BYTES // 2):
+        store(out, s, multiply_add(two, load_strip(x, s), zero_strip(x) - one))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_strips__are_two_vectors(dtype):
+    x = np.arange(4 * VECTOR_BYTES, dtype=dtype)
+    out = np.empty_like(x)
+    one_less_than_twice(x, out)
+    np.testing.assert_array_equal(out, 2 * x - 1)
+
+
+@kernel
+def sums(x, out):
+    add_sums(out, 1, (load_strip(x, 0), load_strip(x, 1), load_strip(x, 2), load_strip(x, 3)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_add_sums__adds_those_of_lanes(dtype):
+    x = np.arange(8 * VECTOR_BYTES // np.dtype(dtype).itemsize, dtype=dtype)
+    out = np.ones(12)
+    sums(x, out)
+    np.testing.assert_array_equal(out, [1.0] * 4 + [1 + row.sum() for row in x.reshape(4, -1)] + [1.0] * 4)
