@@ -159,7 +159,7 @@ def fit(case: Case, x: Any, n: int, seed: int, method: str, options: Any) -> dic
     Counted.rows = 0
     began = time.perf_counter()
     with open_rows(x, memory_limit=MEMORY_LIMIT, passes=True) as data, without(method):
-        rows = resident.sample_rows(model, data.source, "auto", byte_limit(MEMORY_LIMIT))
+        rows = resident.sample_rows(model, data.source, "auto", byte_limit(MEMORY_LIMIT), "auto")
         summary = resident.summarize_rows(data, rows, seed)
         model = model.informed_by(summary)
         every = resident.starts(model, summary.sample, n, 1, rng)

@@ -22,16 +22,20 @@ much less than parameters / sample rows of the rise is not worth solving for: a 
 *Mixing.* The corrected sample as a whole is a map T as well, from θ_k to where its inner iteration ends, with
 the same fixed points. Mixing its points and images as above takes away the few directions in which T is slow.
 
-*Holding.* The trust region. Weigh the sample by 1 − h and put the rest into Δ = s(θ_k) − (1 − h) s_S(θ_k):
-still exact, still an ascent, the sample's T at h = 0 and the EM step at h = 1, with inner iterations that
-need some 1/h steps. After a failure, or where Δ leads out of what statistics can be, h grows; after successes
-it shrinks. Where even much of it does not help, the sample is left out of some passes, which Anderson makes;
-sooner where a pass costs only arithmetic, of which what is held saves none.
+*Growing.* Asked first are as many rows of the sample as most data need. Where EM on these comes to no end
+within its budget, or falls, as it does where Δ makes the surrogate singular, more of the sample has to see
+half of the rise too, at the price of two E-steps on it, or takes the place of the smaller part. So it does
+after a failure, or where Δ leads out of what statistics can be.
+
+*Holding.* The trust region of the whole sample. Weigh it by 1 − h and put the rest into
+Δ = s(θ_k) − (1 − h) s_S(θ_k): still exact, still an ascent, the sample's T at h = 0 and the EM step at h = 1,
+with inner iterations that need some 1/h steps. After its failures h grows; after successes it shrinks. Where
+even much of it does not help, the sample is left out of some passes, which Anderson makes; sooner where a
+pass costs only arithmetic, of which what is held saves none.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -52,6 +56,7 @@ __all__ = [
     "PlainEM",
     "Proposal",
     "Reached",
+    "Resident",
 ]
 
 P = TypeVar("P")
@@ -252,6 +257,24 @@ def _damped_least_squares(changes: Vector, residual: Vector, share: float) -> Ve
     return np.asarray(right[kept].T @ (projected * values / (values**2 + high)))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Resident(Generic[P]):
+    """A sample of the rows in memory: called for its statistics at each of several parameters."""
+
+    one_pass: Callable[[Sequence[P]], Pass[Any]]
+    """What makes these."""
+    budget: int
+    """Steps on the sample that a pass over all rows may cost."""
+    share: float = 0.0
+    """Share of a rise on it that may be left: it is solved no better than it is right."""
+    larger: Resident[P] | None = None
+    """A larger sample, which takes its place if it proves too small."""
+
+    def __call__(self, candidates: Sequence[P]) -> Pass[Any]:
+        """Return the statistics."""
+        return self.one_pass(candidates)
+
+
 @dataclass(slots=True)
 class CorrectedSample(Generic[P, S]):
     """EM on a resident sample, corrected by what the last pass saw.
@@ -262,18 +285,16 @@ class CorrectedSample(Generic[P, S]):
 
     model: Any
     """The model."""
-    sample_pass: Callable[[Sequence[P]], Pass[Any]]
-    """Statistics of the sample at each of several parameters."""
+    sample: Resident[P]
+    """The smallest of the samples."""
     solve: Callable[..., Any]
     """EM itself: ``solve(one_pass, params, max_iter, notify)`` returns a `streamem.convergence.FitResult`."""
-    budget: int
-    """Steps on the sample that a pass may cost."""
     with_em: bool = True
     """Whether to propose the plain step beside even while the sample is trusted."""
     tol: float = 0.0
     """What may be left to gain, nats per unit weight: where it surely is less, the sample is not asked."""
-    share: float = 0.0
-    """Share of the rise on the sample that may be left: it is solved no better than it is right."""
+    grown: int = 0
+    """How often a larger sample took the place of one that failed."""
     past: Mixing = field(default_factory=Mixing)
     """Where past corrected samples started and ended: a map as well, and nearer to its fixed point."""
     hold: float = 0.0
@@ -296,7 +317,7 @@ class CorrectedSample(Generic[P, S]):
         """Return where the corrected sample leads, and how much there seems to be left to gain."""
         other = self.other(best, rejected)
         wrong = abs(best.objective - self.expected)
-        if best.by == "sample" and not rejected and SURE * wrong < self.tol:
+        if not rejected and SURE * wrong < self.tol:  # whichever candidate was ahead by rounding
             return replace(other, remaining=SURE * wrong)
         self.expected = np.nan
         if self.rest:
@@ -304,14 +325,16 @@ class CorrectedSample(Generic[P, S]):
             return other
         self._judge(best.by, rejected)
         solved = None if self.rest else self._solve(best)
-        if solved is None or len(solved[0].history) < 3:
+        if solved is None:
             return other
         result, unsolved = solved
         first, last = result.history[0].objective, max(record.objective for record in result.history)
-        both = self.with_em or self.hold or rejected
-        candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
         # What is held hides part of the climb: then the passes themselves tell better what is left.
         remaining = None if self.hold else last - first + unsolved
+        if len(result.history) < 3:  # it comes to no more than the EM step
+            return replace(other, remaining=remaining if unsolved == 0 else None)
+        both = self.with_em or self.hold or rejected
+        candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
         self.expected = np.nan if remaining is None else best.objective + remaining
         return Proposal(other.step, candidates, remaining)
 
@@ -323,13 +346,23 @@ class CorrectedSample(Generic[P, S]):
                 self._set_hold(0.0 if self.hold <= LEAST_HOLD else self.hold / 4)
         elif (rejected or by != "start") and self.past.points:
             if len(self.past.points) < 2:  # it was no mixture that failed
-                self.patience *= 2
-                self._hold_more()
+                self.patience *= 1 if self._resident.larger else 2
+                self._trust_less()
             self._set_hold(self.hold)
 
-    def _hold_more(self) -> None:
-        """Trust the sample less; where it is hardly trusted any more, leave it out for a while."""
-        if self.hold < (MOST_HOLD if self.with_em else MOST_HOLD_COMPUTING):
+    @property
+    def _resident(self) -> Resident[P]:
+        """Return the sample that has not failed yet, or the largest."""
+        sample = self.sample
+        for _ in range(self.grown):
+            sample = sample.larger or sample
+        return sample
+
+    def _trust_less(self) -> None:
+        """Take a larger sample, or hold more; where that is hardly trusted, leave it out for a while."""
+        if self._resident.larger:
+            self.grown += 1
+        elif self.hold < (MOST_HOLD if self.with_em else MOST_HOLD_COMPUTING):
             self._set_hold(max(4 * self.hold, LEAST_HOLD))
         else:
             self.rest = self.patience
@@ -350,25 +383,43 @@ class CorrectedSample(Generic[P, S]):
 
         None where the correction leads out of what parameters can be.
         """
-        base = self.sample_pass([best.params]).stats[0]
         while not self.rest:
-            ratio = (1 - self.hold) * best.stats.weight / base.weight
-            delta = best.stats.merge(base.scaled(-ratio))
+            sample = self._resident
+            enough = Enough(UNSOLVED * self.tol, sample.share)
             try:
-                one_pass = functools.partial(self._corrected, ratio, delta, best.params, base)
-                enough = Enough(UNSOLVED * self.tol, self.share)
-                result = self.solve(one_pass, best.params, self.budget, enough)
-                return result, 0.0 if result.status.name == "CONVERGED" else enough.remaining
+                result = self.solve(self._surrogate(sample, best), best.params, sample.budget, enough)
+                if sample.larger is None or self._is_borne_out(result, sample.larger, best):
+                    return result, 0.0 if result.status.name == "CONVERGED" else enough.remaining
             except DegenerateComponentError:
-                self._hold_more()
+                pass
+            self._trust_less()
         return None
 
-    def _corrected(self, ratio: float, delta: Any, here: P, base: Any, candidates: Sequence[P]) -> Pass[Any]:
-        """Return the corrected statistics of the sample at each of several parameters; ``base`` is known."""
-        known = len(candidates) == 1 and candidates[0] is here
-        every = [base] if known else self.sample_pass(candidates).stats
-        pairs = zip(candidates, every, strict=True)
-        return Pass([self._correct(params, stats.scaled(ratio), delta) for params, stats in pairs])
+    def _is_borne_out(self, result: Any, larger: Resident[P], best: Reached[P, S]) -> bool:
+        """Return whether a larger sample sees at least half the rise, unless it came to an end of its own."""
+        if result.status.name in ("CONVERGED", "CALLBACK"):
+            return True
+        one_pass = self._surrogate(larger, best)
+        here, there = (
+            self.solve(one_pass, params, 1, Enough(0.0)).history[0].objective
+            for params in (best.params, result.params)
+        )
+        rise = max(record.objective for record in result.history) - result.history[0].objective
+        return bool(there - here >= rise / 2)
+
+    def _surrogate(self, sample: Resident[P], best: Reached[P, S]) -> Callable[[Sequence[P]], Pass[Any]]:
+        """Return passes over the sample, corrected by what the last pass over all rows saw."""
+        base = sample([best.params]).stats[0]
+        ratio = (1 - self.hold) * best.stats.weight / base.weight
+        delta = best.stats.merge(base.scaled(-ratio))
+
+        def one_pass(candidates: Sequence[P]) -> Pass[Any]:
+            known = len(candidates) == 1 and candidates[0] is best.params
+            every = [base] if known else sample(candidates).stats
+            pairs = zip(candidates, every, strict=True)
+            return Pass([self._correct(params, stats.scaled(ratio), delta) for params, stats in pairs])
+
+        return one_pass
 
     def _correct(self, params: P, stats: Any, delta: Any) -> Any:
         """Return s_S(θ) + Δ, with the surrogate for its log-likelihood: −∞ where no rows could have these."""

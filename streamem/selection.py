@@ -219,7 +219,10 @@ def select(
                 f"y: select compares models without labels, but {data.source.name} has some. Leave them out, "
                 "or fit each model on its own."
             )
-        capacities = [sample_rows(trial.model, data.source, first.sample_size, limit) for trial in trials]
+        capacities = [
+            sample_rows(trial.model, data.source, first.sample_size, limit, first.acceleration)
+            for trial in trials
+        ]
         whose = _whose(trials, given_seed, share, drop_hopeless and criterion, max(capacities))
         kept = open_kept(checkpoint, resume, data, whose, seed)
         rng = as_generator(kept.seed if kept else seed)

@@ -9,7 +9,15 @@ import pytest
 
 import streamem as sem
 from streamem import em
-from streamem.acceleration import Anderson, CorrectedSample, Mixing, PlainEM, Reached, _damped_least_squares
+from streamem.acceleration import (
+    Anderson,
+    CorrectedSample,
+    Mixing,
+    PlainEM,
+    Reached,
+    Resident,
+    _damped_least_squares,
+)
 from streamem.convergence import Status
 from streamem.estimators import resident
 from streamem.estimators.rows import open_rows
@@ -38,13 +46,13 @@ def setting(covariance_type="full", x=X, k=2, polished=True):
     return model, params, passes(Rows(x, None, 0)), sample_pass
 
 
-def corrected(model, sample_pass, tol=1e-9, budget=400, **keywords):
+def corrected(model, sample_pass, tol=1e-9, budget=400, share=0.0, larger=None, **keywords):
     def solve(one_pass, params, max_iter, notify):
         return em.iterate(
             model, one_pass, params, accelerate=Anderson(model), tol=tol, max_iter=max_iter, notify=notify
         )
 
-    return CorrectedSample(model, sample_pass, solve, budget, **keywords)
+    return CorrectedSample(model, Resident(sample_pass, budget, share, larger), solve, **keywords)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -91,7 +99,7 @@ def test_corrected_sample__takes_the_em_step_first():
         seen.append(model.m_step(start, inner([start]).stats[0]))
         return em.iterate(model, inner, start, max_iter=5)
 
-    CorrectedSample(model, sample_pass, solve, 10)(reached, False)
+    CorrectedSample(model, Resident(sample_pass, 10), solve)(reached, False)
     step = model.m_step(params, stats)
     np.testing.assert_allclose(seen[0].means, step.means, rtol=1e-12)
     np.testing.assert_allclose(seen[0].cholesky, step.cholesky, rtol=1e-10, atol=1e-12)
@@ -161,6 +169,39 @@ def test_corrected_sample__trusts_less_after_a_rejection():
     assert method.hold < held
 
 
+def few_rows(model, step=81):
+    """Passes over every so many rows: an odd step, as components alternate."""
+    small = Rows(X[::step].copy(), None, 0)
+    return lambda candidates: Pass(Several(model.e_step(p, small) for p in candidates))
+
+
+def test_corrected_sample__grows_where_a_larger_one_does_not_bear_it_out():
+    """No pass over all rows is lost by that."""
+    model, params, one_pass, sample_pass = setting()
+    stats = one_pass([params]).stats[0]
+    start = Reached(params, stats, (stats.log_likelihood + model.log_prior(params, stats)) / len(X), "start")
+    large = Resident(sample_pass, 400)
+    for step, budget, grows in ((401, 400, True), (81, 2, False), (81, 400, False)):
+        method = corrected(model, few_rows(model, step), budget=budget, larger=large)
+        assert method(start, False).candidates[0].by in ("sample", "em")
+        assert method.grown == grows
+    small = corrected(model, few_rows(model, 401))
+    ladder = corrected(model, few_rows(model, 401), larger=large)
+    passes = [
+        len(em.iterate(model, one_pass, params, accelerate=method, tol=1e-8, max_iter=100).history)
+        for method in (small, ladder)
+    ]
+    assert passes[1] <= 5 < passes[0]
+
+
+def test_corrected_sample__grows_after_a_rejection_before_it_holds():
+    model, params, one_pass, sample_pass = setting()
+    reached = Reached(params, one_pass([params]).stats[0], 0.0, "start")
+    method = corrected(model, few_rows(model), larger=Resident(sample_pass, 400))
+    trusted = [(method.grown, method.hold) for i in range(3) if method(reached, i > 0)]
+    assert trusted[:2] == [(0, 0.0), (1, 0.0)] and trusted[2][0] == 1 and trusted[2][1] > 0
+
+
 def test_corrected_sample__rests_sooner_where_passes_cost_only_computing():
     """What is held costs as much arithmetic as it saves; each rest is twice as long as the one before."""
     model, params, one_pass, sample_pass = setting()
@@ -202,13 +243,9 @@ def test_mixing__finds_the_fixed_point_of_a_linear_map():
 
 def test_corrected_samples__mix_to_fewer_passes_where_the_sample_is_small():
     model, params, one_pass, _ = setting()
-    small = Rows(X[::81].copy(), None, 0)  # an odd step: components alternate
-
-    def few(candidates):
-        return Pass(Several(model.e_step(p, small) for p in candidates))
 
     def passes(window):
-        method = corrected(model, few, past=Mixing(window))
+        method = corrected(model, few_rows(model), past=Mixing(window))
         return len(em.iterate(model, one_pass, params, accelerate=method, tol=1e-10, max_iter=200).history)
 
     assert passes(8) < passes(1)
@@ -283,7 +320,7 @@ def test_surrogate__rises_with_every_inner_step():
         histories.append([record.objective for record in result.history])
         return result
 
-    method = CorrectedSample(model, sample_pass, solve, 200)
+    method = CorrectedSample(model, Resident(sample_pass, 200), solve)
     em.iterate(model, one_pass, params, accelerate=method, tol=1e-12, max_iter=4)
     assert len(histories) >= 3
     for history in histories:

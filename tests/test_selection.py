@@ -63,6 +63,7 @@ def test_models__are_those_fitted_alone(settings):
 
 def test_models__start_on_the_samples_they_would_have_alone(monkeypatch):
     monkeypatch.setattr(resident, "SMALLEST_SAMPLE", 400)
+    monkeypatch.setattr(resident, "RESERVE", 1)
     x, _ = clusters(n=16_000, d=2, k=3, seed=4)
     sizes = []
     monkeypatch.setattr(

@@ -102,7 +102,8 @@ def fit(
         ``"anderson"``: Anderson acceleration from the start; ``"none"``: textbook EM from the start. All
         have the same fixed points; see `streamem.acceleration`.
     sample_size
-        Rows of the resident sample; ``"auto"`` follows the memory limit and the number of parameters.
+        Rows of the resident sample; ``"auto"`` follows the memory limit and the number of parameters. More
+        than 200 rows for each of these, and 20,000, are for data of which so many say too little.
     memory_limit
         Bytes for data in memory, such as ``"1GiB"``; None for no limit, and then nothing is kept between
         passes.
@@ -191,7 +192,7 @@ def fit(
         _check_labels(model, data)
         limit, seed = byte_limit(memory_limit), int(rng.integers(2**63))
         sampled = params is None or getattr(model, "uninformed", False)
-        capacity = sample_rows(model, data.source, sample_size, limit) if sampled else 0
+        capacity = sample_rows(model, data.source, sample_size, limit, acceleration) if sampled else 0
         settings = {
             "params": described(params),
             "tol": tol,

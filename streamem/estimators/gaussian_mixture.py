@@ -85,7 +85,7 @@ class GaussianMixture(MixtureEstimator):
     acceleration
         ``"auto"``, ``"anderson"`` or ``"none"`` (textbook EM): see `streamem.fit`.
     sample_size
-        Rows kept in memory for seeding, or ``"auto"``.
+        Rows kept in memory for seeding and acceleration, or ``"auto"``: see `streamem.fit`.
     memory_limit
         Bytes for data in memory, such as ``"1GiB"``; None for no limit.
     missing

@@ -141,7 +141,7 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
     chosen = [blocks[i * len(blocks) // n_timed] for i in range(n_timed)]
     alone, together = chosen[:ALONE], chosen[ALONE:]
     n_parameters = int(model.n_parameters(source.n_features))
-    capacity = sample_rows(model, _Endless(source), "auto", memory_limit)
+    capacity = sample_rows(model, _Endless(source), "auto", memory_limit, acceleration)
     summarize = Summarize.plan(0, min(capacity, source.n_samples // 4 + 1), source.n_samples)
     model, params = _start(model, alone)
     e_step = functools.partial(model.e_step, params)

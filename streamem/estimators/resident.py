@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from streamem import em
-from streamem.acceleration import Accelerator, Anderson, CorrectedSample, PlainEM
+from streamem.acceleration import Accelerator, Anderson, CorrectedSample, PlainEM, Resident
 from streamem.convergence import Enough, FitResult, PassEnded, Status
 from streamem.degeneracy import Mending
 from streamem.errors import InputError
@@ -43,8 +43,9 @@ log = logging.getLogger("streamem")
 
 SAMPLE_SHARE = 4  # at most one row in so many
 SAMPLE_MEMORY_SHARE = 16  # one part in so many of the memory limit, as a merge holds it twice
-SAMPLE_ROWS_PER_PARAMETER = 200
+SAMPLE_ROWS_PER_PARAMETER = 200  # that are asked first
 SMALLEST_SAMPLE = 20_000
+RESERVE = 16  # times that, at most, for data of which so few rows say too little
 FEWEST_ROWS_PER_PARAMETER = 20  # a smaller sample says too little about the rest
 SAMPLE_BUDGET = 4  # work on the sample that one pass may cost, in passes over all rows
 SAMPLE_TOL = 0.01  # of parameters per row of the sample, nats: its bias is 50 times as much
@@ -63,19 +64,37 @@ BOLD = 10  # patience of Anderson acceleration on the sample, where a rejection 
 READ_BOUND = 8  # multiplications per byte of a row below which a second candidate costs little
 
 
-def sample_rows(model: Any, source: Source, sample_size: int | str, memory_limit: int | None) -> int:
-    """Return how many rows the resident sample holds."""
+def sample_rows(
+    model: Any, source: Source, sample_size: int | str, memory_limit: int | None, acceleration: str
+) -> int:
+    """Return how many rows the resident sample holds, with a reserve where passes may ask for it."""
     if sample_size != "auto":
         if not isinstance(sample_size, int | np.integer) or sample_size < 1:
             raise InputError(f'sample_size: expected "auto" or a number of rows >= 1, got {sample_size!r}.')
         return min(sample_size, source.n_samples)
-    count = getattr(model, "n_parameters", None)
-    wanted = SAMPLE_ROWS_PER_PARAMETER * count(source.n_features) if count else SMALLEST_SAMPLE
-    wanted = min(max(wanted, SMALLEST_SAMPLE), max(source.n_samples // SAMPLE_SHARE, SMALLEST_SAMPLE))
+    correctable = acceleration == "auto" and hasattr(model, "expected_log_joint")
+    wanted = (RESERVE if correctable else 1) * _usual_rows(model, source)
+    wanted = min(wanted, max(source.n_samples // SAMPLE_SHARE, SMALLEST_SAMPLE))
     if memory_limit is not None:
         row_bytes = source.n_features * source.dtype.itemsize + 24 + 8 * getattr(source, "labelled", False)
         wanted = min(wanted, max(1, memory_limit // SAMPLE_MEMORY_SHARE // row_bytes))
     return min(wanted, source.n_samples)
+
+
+def _usual_rows(model: Any, source: Source) -> int:
+    """Return how many rows of the sample are enough for most data."""
+    if not hasattr(model, "n_parameters"):
+        return SMALLEST_SAMPLE
+    return max(SAMPLE_ROWS_PER_PARAMETER * _parameters(model, source), SMALLEST_SAMPLE)
+
+
+def _rungs(model: Any, sample: Sample, data: RowData) -> list[Sample]:
+    """Return the part of the sample that is enough for most data, and larger ones for other data."""
+    rungs, rows = [], _usual_rows(model, data.source)
+    while rows < len(sample.index):
+        rungs.append(sample.leading(rows))
+        rows *= COARSER
+    return [*rungs, sample]
 
 
 def summarize_rows(data: RowData, capacity: int, seed: int, n_components: int = 0) -> DataSummary:
@@ -140,7 +159,7 @@ def best_on_sample(model: Model[P, S], starts: Iterator[P], sample: Sample, data
     say, as its optimum is some p/2 nats in all away from that of all rows. Of a sample that is most of the
     rows, EM on all of it is left to the passes; and moves are, where many passes take no longer.
     """
-    candidates = list(starts)
+    candidates, sample = list(starts), _rungs(model, sample, data)[0]
     if len(candidates) > 1:
         params = _by_held_out(model, candidates, sample, data, tol)
         return _climb(model, params, [sample], data, tol)
@@ -251,12 +270,14 @@ def accelerator(
 
     It minds degenerate components where the model can tell them.
     """
-    sample_pass = None if sample is None else _passes(model, _resident(data, sample))
-    make = _fastest(model, data, sample, sample_pass, acceleration, tol)
+    rungs = [] if sample is None else _rungs(model, sample, data)
+    make = _fastest(model, data, rungs, acceleration, tol)
     if hasattr(model, "on_degenerate"):
+        sample_pass = _passes(model, _resident(data, rungs[0])) if rungs else None
         make = functools.partial(Mending, model, make, sample_pass)
-    if acceleration != "auto" or sample is None:
+    if acceleration != "auto" or not rungs:
         return make
+    sample = rungs[0]
     share = len(sample.index) / data.source.n_samples
     search = _search(model, data, sample.weighted(1 / share), tol, FEWEST_ROWS_PER_PARAMETER)
     if search is None:
@@ -308,12 +329,11 @@ def _of_component(model: Any, data: RowData) -> float:
 def _fastest(
     model: Any,
     data: RowData,
-    sample: Sample | None,
-    sample_pass: Callable[[Sequence[Any]], Pass[Any]] | None,
+    rungs: Sequence[Sample],
     acceleration: str,
     tol: float,
 ) -> Callable[[], Accelerator[Any, Any]]:
-    """Return what makes the accelerator proper.
+    """Return what makes the accelerator proper, which may ask a sample, and larger ones if need be.
 
     Work is counted, never timed, so that the same store gets the same candidates on every machine.
     """
@@ -324,15 +344,18 @@ def _fastest(
     row_bytes = data.bytes_per_pass // data.source.n_samples
     with_em = reading_dominates(_parameters(model, data.source), data.source, row_bytes)
     anderson = functools.partial(Anderson, model, with_em=with_em)
-    rows = 0 if sample is None else len(sample.index)
-    enough = rows >= FEWEST_ROWS_PER_PARAMETER * _parameters(model, data.source)
-    correctable = enough and not _is_most(sample, data) and hasattr(model, "expected_log_joint")
-    if acceleration == "anderson" or sample_pass is None or not correctable:
+    if acceleration == "anderson" or not rungs or not hasattr(model, "expected_log_joint"):
         return anderson
+    n_parameters = _parameters(model, data.source)
+    if len(rungs[0].index) < FEWEST_ROWS_PER_PARAMETER * n_parameters or _is_most(rungs[0], data):
+        return anderson
+    resident: Any = None
+    for sample in reversed(rungs):
+        rows = len(sample.index)
+        one_pass, share = _passes(model, _resident(data, sample)), SAMPLE_TOL * n_parameters / rows
+        resident = Resident(one_pass, _steps(data.source, rows), share, resident)
     solve = functools.partial(_solve, model, tol=tol / 10)
-    budget = _steps(data.source, rows)
-    share = SAMPLE_TOL * _parameters(model, data.source) / rows
-    return lambda: CorrectedSample(model, sample_pass, solve, budget, with_em, tol, share)
+    return functools.partial(CorrectedSample, model, resident, solve, with_em, tol)
 
 
 def reading_dominates(n_parameters: int, source: Source, row_bytes: int) -> bool:

@@ -172,6 +172,29 @@ def test_acceleration__auto_takes_fewer_passes_over_large_data():
     assert passes["auto"] < passes["none"] / 2
 
 
+def drawn(n, d, k, spread, dtype, seed):
+    rng = np.random.default_rng(seed)
+    means = rng.normal(0, spread, (k, d))
+    return (means[rng.integers(k, size=n)] + rng.normal(size=(n, d))).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "rows, most",
+    [
+        ((100_000, 16, 3, 2.0, "f4", 1), 2),  # distinct components, where only rounding is left
+        ((300_000, 16, 3, 2.0, "f4", 0), 2),  # the same, with the EM step ahead by rounding
+        ((400_000, 4, 4, 1.5, "f8", 1), 5),  # components that overlap, of which 20,000 rows say too little
+        ((400_000, 4, 4, 1.5, "f8", 2), 5),
+    ],
+)
+def test_default_tolerance__takes_a_handful_of_passes(rows, most, tmp_path):
+    np.save(tmp_path / "rows.npy", drawn(*rows))
+    settings = {"random_state": rows[-1], "memory_limit": "64MiB"}
+    gm = sem.GaussianMixture(rows[2], **settings).fit(tmp_path / "rows.npy")
+    assert gm.converged_ and gm.n_iter_ <= most
+    assert gm.result_.history[-1].remaining_gain < gm.tol
+
+
 def test_sample_size__changes_the_sample():
     x, _ = clusters(n=50_000, k=3, d=2)
     fits = [
