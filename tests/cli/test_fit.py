@@ -90,13 +90,13 @@ def test_fit__uniform_component_takes_the_outliers(run, run_json, rows):
     assert sem.load("model.npz").noise_weight_ == 0
 
 
-def test_fit__labels_say_which_component_is_which(run, data, rows):
+def test_fit__labels_say_which_component_is_which(run, data):
     for first in (0, 1):
         labels = np.full(600, -1)
         labels[[0, 599]] = first, 1 - first
         np.save("y.npy", labels)
         assert run("fit", data, "-k", 2, "--labels", "y.npy", "--overwrite").exit_code == 0
-        direct = sem.GaussianMixture(2, random_state=0).fit(rows, labels)
+        direct = sem.GaussianMixture(2, random_state=0).fit(data, labels)
         assert np.array_equal(sem.load("model.npz").means_, direct.means_)
         assert direct.means_[first, 0] < 0
 
