@@ -362,6 +362,7 @@ class CorrectedSample(Generic[P, S]):
         """Take a larger sample, or hold more; where that is hardly trusted, leave it out for a while."""
         if self._resident.larger:
             self.grown += 1
+            self._set_hold(self.hold)  # where the smaller one led says little of where this does
         elif self.hold < (MOST_HOLD if self.with_em else MOST_HOLD_COMPUTING):
             self._set_hold(max(4 * self.hold, LEAST_HOLD))
         else:
