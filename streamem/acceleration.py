@@ -36,6 +36,7 @@ pass costs only arithmetic, of which what is held saves none.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -43,7 +44,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streamem.convergence import SURE, Enough, Event
+from streamem.convergence import SURE, Enough, Event, FitResult, Status
 from streamem.errors import DegenerateComponentError
 from streamem.protocols import Pass, Stats
 
@@ -328,9 +329,8 @@ class CorrectedSample(Generic[P, S]):
         if solved is None:
             return other
         result, unsolved = solved
-        first, last = result.history[0].objective, max(record.objective for record in result.history)
         # What is held hides part of the climb: then the passes themselves tell better what is left.
-        remaining = None if self.hold else last - first + unsolved
+        remaining = None if self.hold else _rise(result) + unsolved
         if len(result.history) < 3:  # it comes to no more than the EM step
             return replace(other, remaining=remaining if unsolved == 0 else None)
         both = self.with_em or self.hold or rejected
@@ -346,7 +346,8 @@ class CorrectedSample(Generic[P, S]):
                 self._set_hold(0.0 if self.hold <= LEAST_HOLD else self.hold / 4)
         elif (rejected or by != "start") and self.past.points:
             if len(self.past.points) < 2:  # it was no mixture that failed
-                self.patience *= 1 if self._resident.larger else 2
+                if self._resident.larger is None:
+                    self.patience *= 2
                 self._trust_less()
             self._set_hold(self.hold)
 
@@ -379,38 +380,44 @@ class CorrectedSample(Generic[P, S]):
         params = None if vector is None else self.model.from_vector(vector, image)
         return Candidate("sample", image if params is None else params)
 
-    def _solve(self, best: Reached[P, S]) -> tuple[Any, float] | None:
+    def _solve(self, best: Reached[P, S]) -> tuple[FitResult[P], float] | None:
         """Iterate on the surrogate; return how that went, and how much of its rise is left.
 
         None where the correction leads out of what parameters can be.
         """
+        base = functools.cache(lambda sample: sample([best.params]).stats[0])
         while not self.rest:
             sample = self._resident
             enough = Enough(UNSOLVED * self.tol, sample.share)
             try:
-                result = self.solve(self._surrogate(sample, best), best.params, sample.budget, enough)
-                if sample.larger is None or self._is_borne_out(result, sample.larger, best):
-                    return result, 0.0 if result.status.name == "CONVERGED" else enough.remaining
+                one_pass = self._surrogate(sample, base(sample), best)
+                result = self.solve(one_pass, best.params, sample.budget, enough)
+                ended = result.status in (Status.CONVERGED, Status.CALLBACK)
+                if ended or sample.larger is None or self._bears_out(sample.larger, base, result, best):
+                    return result, 0.0 if result.status is Status.CONVERGED else enough.remaining
             except DegenerateComponentError:
                 pass
             self._trust_less()
         return None
 
-    def _is_borne_out(self, result: Any, larger: Resident[P], best: Reached[P, S]) -> bool:
-        """Return whether a larger sample sees at least half the rise, unless it came to an end of its own."""
-        if result.status.name in ("CONVERGED", "CALLBACK"):
-            return True
-        one_pass = self._surrogate(larger, best)
+    def _bears_out(
+        self, larger: Resident[P], base: Callable[..., Any], result: FitResult[P], best: Reached[P, S]
+    ) -> bool:
+        """Return whether a larger sample sees at least half the rise."""
+        one_pass = self._surrogate(larger, base(larger), best)
         here, there = (
             self.solve(one_pass, params, 1, Enough(0.0)).history[0].objective
             for params in (best.params, result.params)
         )
-        rise = max(record.objective for record in result.history) - result.history[0].objective
-        return bool(there - here >= rise / 2)
+        return bool(there - here >= _rise(result) / 2)
 
-    def _surrogate(self, sample: Resident[P], best: Reached[P, S]) -> Callable[[Sequence[P]], Pass[Any]]:
-        """Return passes over the sample, corrected by what the last pass over all rows saw."""
-        base = sample([best.params]).stats[0]
+    def _surrogate(
+        self, sample: Resident[P], base: Any, best: Reached[P, S]
+    ) -> Callable[[Sequence[P]], Pass[Any]]:
+        """Return passes over the sample, corrected by what the last pass over all rows saw.
+
+        ``base`` are its statistics at the best parameters.
+        """
         ratio = (1 - self.hold) * best.stats.weight / base.weight
         delta = best.stats.merge(base.scaled(-ratio))
 
@@ -427,3 +434,8 @@ class CorrectedSample(Generic[P, S]):
         moved = delta.at(params)
         corrected = stats.merge(moved.scored(self.model.expected_log_joint(params, moved)))
         return corrected if self.model.feasible(corrected) else corrected.scored(-np.inf)
+
+
+def _rise(result: FitResult[Any]) -> float:
+    """Return how far the objective rose."""
+    return max(record.objective for record in result.history) - result.history[0].objective

@@ -181,9 +181,9 @@ def test_corrected_sample__grows_where_a_larger_one_does_not_bear_it_out():
     stats = one_pass([params]).stats[0]
     start = Reached(params, stats, (stats.log_likelihood + model.log_prior(params, stats)) / len(X), "start")
     large = Resident(sample_pass, 400)
-    for step, budget, grows in ((401, 400, True), (81, 2, False), (81, 400, False)):
+    for step, budget, first, grows in ((401, 400, "sample", 1), (81, 2, "em", 0), (81, 400, "sample", 0)):
         method = corrected(model, few_rows(model, step), budget=budget, larger=large)
-        assert method(start, False).candidates[0].by in ("sample", "em")
+        assert method(start, False).candidates[0].by == first
         assert method.grown == grows
     small = corrected(model, few_rows(model, 401))
     ladder = corrected(model, few_rows(model, 401), larger=large)

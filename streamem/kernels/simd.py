@@ -172,9 +172,8 @@ def store_transposed(
         mask = builder.icmp_signed("<", columns, _spread(builder, integer, held))
 
         def part(array_type: Any, array: Any, at: Any) -> Any:
-            kind = context.get_value_type(array_type.dtype)
             data = _data(builder, context, array_type, array)
-            source = ir.VectorType(kind, lanes)
+            source = ir.VectorType(context.get_value_type(array_type.dtype), lanes)
             pointer = builder.bitcast(builder.gep(data, [at], inbounds=True), source.as_pointer())
             align = ir.Constant(ir.IntType(32), array_type.dtype.bitwidth // 8)
             name = f"llvm.masked.load.v{lanes}f{array_type.dtype.bitwidth}.p0"

@@ -54,7 +54,7 @@ class TiedComponents(NamedTuple):
     r: NDArray[Any]
     """A tile of ``r √(w / s)``, by component."""
     sum_wy: NDArray[np.float64]
-    """(k, padded d / 4, 8) sums of even and odd vectors, where second moments are not pooled."""
+    """(k, padded d), where second moments are not pooled."""
     sum_wd: NDArray[np.float64]
     """(pairs of k, padded d / 4, 8) of `add_first_moments`, where they are."""
     sum_wyy: NDArray[np.float64]
