@@ -1,7 +1,8 @@
 """The E-step of a Gaussian mixture: responsibilities by log-sum-exp, and the sums that determine the M-step.
 
 One loop over tiles serves all covariance types; numba compiles it once for each, and for each dtype.
-Nothing of the size of the rows is allocated, but what is asked for.
+Nothing of the size of the rows is allocated, but what is asked for. Given responsibilities, which are for
+starts on a few rows and mostly 0, are left to numpy: they need float64, and would be compiled for that alone.
 
 Noise, of one density everywhere, is a component without parameters: the tile has a row for its log-joint,
 which becomes its responsibility, after those of all others.
@@ -31,7 +32,6 @@ from streamem.kernels.tiles import (
     Tile,
     add_moments,
     fill,
-    given_posterior,
     likeliest,
     log_joint,
     log_sum_exp,
@@ -88,7 +88,7 @@ def statistics(
     family
         The components.
     resp
-        (n, k) responsibilities to use instead of the posterior.
+        (n, k) responsibilities to use instead of the posterior; all is worked out in float64 then.
     precision
         What tiles are computed in once rows are centred: float64 (also None) or float32. Sums over tiles are
         float64 either way.
@@ -100,22 +100,44 @@ def statistics(
     A row that no component can explain (every log-joint is -inf, if only by overflow) has log-likelihood -inf
     and adds to no other sum.
     """
-    tile, components = _prepare(family, len(x), precision, log_noise, every=resp is not None)
+    if resp is not None:
+        return _given_statistics(x, np.ones(len(x)) if weight is None else weight, family, resp)
+    tile, components = _prepare(family, len(x), precision, log_noise)
+    given = unwritable(_NO_WEIGHT if weight is None else np.asarray(weight, np.float64))
     log_likelihood, entropy = _statistics(
-        unwritable(x),
-        unwritable(_NO_WEIGHT if weight is None else np.asarray(weight, np.float64)),
-        unwritable(_NO_RESP if resp is None else np.asarray(resp, np.float64)),
-        resp is not None,
-        tile,
-        components,
-        _number(log_noise),
-        _NO_RESP,
+        unwritable(x), given, tile, components, _number(log_noise), _NO_RESP
     )
     k = len(family.means)
     sum_noise = float(tile.sum_w[k:].sum())
     return MixtureSums(
         log_likelihood, entropy, tile.sum_w[:k].copy(), *_sums(family, components, tile.unit), sum_noise
     )
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _given_statistics(
+    x: FloatArray, weight: Float64Array, family: GaussianFamily, resp: Float64Array
+) -> MixtureSums:
+    """Return the sums under given responsibilities; a row counts only where its own is not 0."""
+    k, d = family.means.shape
+    tied, matrices = isinstance(family, TiedGaussian), isinstance(family, FullGaussian | TiedGaussian)
+    bound, entropy, sum_w, sum_wy = 0.0, 0.0, np.zeros(k), np.zeros((k, d))
+    sum_wyy = np.zeros((k, d, d) if matrices else (k, d))
+    for c in range(k):
+        held = np.flatnonzero((weight > 0) & (resp[:, c] > 0))
+        r, away = resp[held, c], x[held] - family.center - family.means[c]
+        wr, whitening = weight[held] * r, family.whitening if tied else family.whitening[c]
+        y = away @ whitening.T if matrices else away * whitening
+        joint = family.log_const[c] - 0.5 * (y**2).sum(axis=1)
+        bound += float(wr @ (np.where(joint > -np.inf, joint, -np.inf) - np.log(r)))
+        entropy -= float(wr @ np.log(r))
+        z = np.sqrt(wr)[:, None] * y
+        sum_w[c], sum_wy[c], sum_wyy[c] = wr.sum(), wr @ y, z.T @ z if matrices else (z**2).sum(axis=0)
+    if tied:
+        sum_wyy = sum_wyy.sum(axis=0)
+    elif isinstance(family, SphericalGaussian):
+        sum_wyy = sum_wyy.sum(axis=1)
+    return MixtureSums(bound, entropy, sum_w, sum_wy, sum_wyy)
 
 
 def score_samples(
@@ -140,8 +162,7 @@ def responsibilities(
     """Return (n, k) posterior probabilities; zeros in a row that no component can explain."""
     out = np.empty((len(x), len(family.log_const)))
     tile, components = _prepare(family, len(x), precision, log_noise, every=True)
-    given = unwritable(_NO_WEIGHT), unwritable(_NO_RESP), False
-    _statistics(unwritable(x), *given, tile, components, _number(log_noise), out)
+    _statistics(unwritable(x), unwritable(_NO_WEIGHT), tile, components, _number(log_noise), out)
     return out
 
 
@@ -214,7 +235,7 @@ def _sums(family: GaussianFamily, components: Any, unit: Float64Array) -> tuple[
 
 
 @kernel
-def _statistics(x, weight, resp, given, tile, components, log_noise, posteriors):  # type: ignore[no-untyped-def]
+def _statistics(x, weight, tile, components, log_noise, posteriors):  # type: ignore[no-untyped-def]
     """Return log-likelihood and entropy; write posteriors (n, k), or add to the sums where that is empty.
 
     Fits ask for posteriors too, as they rank moves: this kernel alone is compiled for them.
@@ -228,10 +249,7 @@ def _statistics(x, weight, resp, given, tile, components, log_noise, posteriors)
         _enter_noise(tile, k, -np.inf)  # what is within reach is so beside the likeliest component
         log_joint(components, tile, n_strips)
         _enter_noise(tile, k, log_noise)
-        if given:
-            gained, spread = given_posterior(resp, tile, n_strips)
-        else:
-            gained, spread = posterior(tile, n_strips)
+        gained, spread = posterior(tile, n_strips)
         log_likelihood += gained
         entropy += spread
         if len(posteriors) == 0:

@@ -34,7 +34,6 @@ __all__ = [
     "Tile",
     "add_moments",
     "fill",
-    "given_posterior",
     "implements",
     "likeliest",
     "log_joint",
@@ -230,22 +229,6 @@ def posterior(tile, n_strips):  # type: ignore[no-untyped-def]
             sum_w += resp[t]
         tile.sum_w[c] += sum_w
     return log_likelihood, entropy
-
-
-@kernel(inline="once")
-def given_posterior(resp, tile, n_strips):  # type: ignore[no-untyped-def]
-    """Replace log-joints by given ``w r``; return ``Σ w r (log_joint - log r)`` and ``-Σ w r log r``."""
-    bound = entropy = 0.0
-    for c in range(len(tile.resp)):
-        for t in range(n_strips * rows_per_strip(tile.x)):
-            r = resp[tile.row[t], c] if tile.weight[t] > 0.0 else 0.0
-            if r > 0.0:
-                joint = np.float64(tile.resp[c, t])
-                bound += tile.weight[t] * r * ((joint if joint > -np.inf else -np.inf) - np.log(r))
-                entropy -= tile.weight[t] * r * np.log(r)
-            tile.resp[c, t] = r * tile.weight[t]
-            tile.sum_w[c] += r * tile.weight[t]
-    return bound, entropy
 
 
 @kernel(inline=True)

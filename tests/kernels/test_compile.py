@@ -31,6 +31,17 @@ print(int(digest.hexdigest(), 16))
 """
 
 
+FIT = """
+import numpy as np
+import streamem as sem
+from streamem.kernels import mixture
+rng = np.random.default_rng(0)
+rows = (rng.normal(size=(30_000, 4)) + 4 * rng.integers(3, size=30_000)[:, None]).astype(np.float32)
+sem.GaussianMixture(3, random_state=0).fit(rows)
+print(len(mixture._statistics.signatures))
+"""
+
+
 def run(script=SCRIPT, **environment):
     kept = {
         name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
@@ -59,6 +70,11 @@ def test_machine_code__is_kept_in_the_users_cache_by_default(tmp_path):
 @pytest.mark.slow
 def test_machine_code__rounds_alike_in_the_process_that_compiled_and_in_others(tmp_path):
     assert run(E_STEPS, NUMBA_CACHE_DIR=str(tmp_path)) == run(E_STEPS, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_fits__compile_the_e_step_once():
+    places = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    assert run(FIT, **{place: os.environ[place] for place in places if place in os.environ}) == 1
 
 
 def test_kernels__run_where_nothing_can_be_written(tmp_path):
