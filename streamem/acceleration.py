@@ -32,6 +32,10 @@ after a failure, or where Δ leads out of what statistics can be.
 with inner iterations that need some 1/h steps. After its failures h grows; after successes it shrinks. Where
 even much of it does not help, the sample is left out of some passes, which Anderson makes; sooner where a
 pass costs only arithmetic, of which what is held saves none.
+
+*Several candidates.* A leap that fails costs a pass. So the EM step, and Anderson's, are evaluated beside the
+sample's after a failure and, where that costs little beside reading, until the sample has won once. Of later
+leaps one in twenty fails, which is cheaper than two more candidates in every pass.
 """
 
 from __future__ import annotations
@@ -291,7 +295,7 @@ class CorrectedSample(Generic[P, S]):
     solve: Callable[..., Any]
     """EM itself: ``solve(one_pass, params, max_iter, notify)`` returns a `streamem.convergence.FitResult`."""
     with_em: bool = True
-    """Whether to propose the plain step beside even while the sample is trusted."""
+    """Whether to propose the plain step beside until the sample has proven itself."""
     tol: float = 0.0
     """What may be left to gain, nats per unit weight: where it surely is less, the sample is not asked."""
     grown: int = 0
@@ -333,7 +337,7 @@ class CorrectedSample(Generic[P, S]):
         remaining = None if self.hold else _rise(result) + unsolved
         if len(result.history) < 3:  # it comes to no more than the EM step
             return replace(other, remaining=remaining if unsolved == 0 else None)
-        both = self.with_em or self.hold or rejected
+        both = self.hold or rejected or (self.with_em and not self.wins)
         candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
         self.expected = np.nan if remaining is None else best.objective + remaining
         return Proposal(other.step, candidates, remaining)

@@ -155,7 +155,6 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
     )
     row_bytes = source.n_features * source.dtype.itemsize
     in_memory = bool(getattr(source, "in_memory", False))
-    two = acceleration != "none" and reading_dominates(n_parameters, source, row_bytes)
     few = list(alone[:1]), list(alone[:2]) if len(alone) > 1 else [*alone, *alone]
     task_bytes, task_bytes_of_two = (len(pickle.dumps(blocks)) for blocks in few)
     travelling: Any = Several((stats,))
@@ -180,7 +179,7 @@ def _measure(model: Any, source: Source, acceleration: str, memory_limit: int | 
         further_block_bytes=task_bytes_of_two - task_bytes,
         n_parameters=n_parameters,
         sample_rows=capacity,
-        n_candidates=2 if two else 1,
+        reading_dominates=reading_dominates(n_parameters, source, row_bytes),
         acceleration=acceleration,
         keeps=not in_memory,
         memory_limit=memory_limit,

@@ -103,8 +103,8 @@ class Measured:
     """Free parameters of the model."""
     sample_rows: int
     """Rows that the resident sample would have of endless data."""
-    n_candidates: int
-    """Candidates that a pass evaluates, as a rule."""
+    reading_dominates: bool
+    """Whether a second candidate costs little beside bringing in the rows."""
     acceleration: str
     """"auto", "anderson" or "none"."""
     keeps: bool
@@ -136,6 +136,11 @@ class Measured:
         if self.acceleration == "auto":
             return "corrected" if enough and self.resident_rows <= self.n_samples // 2 else "anderson"
         return self.acceleration
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates that a pass evaluates, as a rule: a corrected sample proves itself soon."""
+        return 2 if self.method == "anderson" and self.reading_dominates else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ MEASURED = Measured(
     further_block_bytes=30,
     n_parameters=10_000,
     sample_rows=200_000,
-    n_candidates=1,
+    reading_dominates=False,
     acceleration="auto",
     keeps=True,
     memory_limit=2**30,
@@ -145,7 +145,7 @@ def test_cost__is_machines_by_hours():
 
 
 def test_candidates__cost_computing_but_no_reading():
-    one, two = of(THREADS), of(THREADS, n_candidates=2)
+    one, two = (of(THREADS, acceleration="anderson", reading_dominates=two) for two in (False, True))
     assert one.rows_seconds < two.rows_seconds < 2 * one.rows_seconds
     assert one.read_bytes == two.read_bytes
 
