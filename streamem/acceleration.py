@@ -319,7 +319,7 @@ class CorrectedSample(Generic[P, S]):
         self.other = Anderson(self.model, self.with_em)
 
     def __call__(self, best: Reached[P, S], rejected: bool) -> Proposal[P]:
-        """Return where the corrected sample leads, and how much there seems to be left to gain."""
+        """Return where the corrected sample leads, and how much there surely is left to gain at most."""
         other = self.other(best, rejected)
         wrong = abs(best.objective - self.expected)
         if not rejected and SURE * wrong < self.tol:  # whichever candidate was ahead by rounding
@@ -334,12 +334,13 @@ class CorrectedSample(Generic[P, S]):
             return other
         result, unsolved = solved
         # What is held hides part of the climb: then the passes themselves tell better what is left.
-        remaining = None if self.hold else _rise(result) + unsolved
+        promised = _rise(result) + unsolved
+        remaining = None if self.hold else SURE * promised
         if len(result.history) < 3:  # it comes to no more than the EM step
             return replace(other, remaining=remaining if unsolved == 0 else None)
         both = self.hold or rejected or (self.with_em and not self.wins)
         candidates = (self._mixed(best, result.params), *(other.candidates if both else ()))
-        self.expected = np.nan if remaining is None else best.objective + remaining
+        self.expected = np.nan if remaining is None else best.objective + promised
         return Proposal(other.step, candidates, remaining)
 
     def _judge(self, by: str, rejected: bool) -> None:

@@ -32,7 +32,7 @@ __all__ = [
 P = TypeVar("P")
 
 FAST_STEPS = 0.3  # each so much of the one before, or less: two tell how EM goes on
-SURE = 5.0  # times what two steps, or one pass, tell of what is left: more is not
+SURE = 5.0  # times what two steps, a pass, or a sample tell of what is left: more rarely is
 MANY_STEPS = 20  # after which irregular ones tell a pace
 SLOW_PASSES, SLOW_GAIN = 10, 1e-3  # so many passes for less than so many nats per row are slow
 
