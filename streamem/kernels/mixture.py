@@ -124,13 +124,14 @@ def _given_statistics(
     bound, entropy, sum_w, sum_wy = 0.0, 0.0, np.zeros(k), np.zeros((k, d))
     sum_wyy = np.zeros((k, d, d) if matrices else (k, d))
     for c in range(k):
-        held = np.flatnonzero((weight > 0) & (resp[:, c] > 0))
-        r, away = resp[held, c], x[held] - family.center - family.means[c]
-        wr, whitening = weight[held] * r, family.whitening if tied else family.whitening[c]
+        r = np.ascontiguousarray(resp[:, c])
+        held = np.flatnonzero((weight > 0) & (r > 0))
+        wr, log_r, away = weight[held] * r[held], np.log(r[held]), x[held] - family.center - family.means[c]
+        whitening = family.whitening if tied else family.whitening[c]
         y = away @ whitening.T if matrices else away * whitening
         joint = family.log_const[c] - 0.5 * (y**2).sum(axis=1)
-        bound += float(wr @ (np.where(joint > -np.inf, joint, -np.inf) - np.log(r)))
-        entropy -= float(wr @ np.log(r))
+        bound += float(wr @ (np.where(joint > -np.inf, joint, -np.inf) - log_r))
+        entropy -= float(wr @ log_r)
         z = np.sqrt(wr)[:, None] * y
         sum_w[c], sum_wy[c], sum_wyy[c] = wr.sum(), wr @ y, z.T @ z if matrices else (z**2).sum(axis=0)
     if tied:
