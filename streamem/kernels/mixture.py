@@ -103,9 +103,9 @@ def statistics(
     if resp is not None:
         return _given_statistics(x, np.ones(len(x)) if weight is None else weight, family, resp)
     tile, components = _prepare(family, len(x), precision, log_noise)
-    given = unwritable(_NO_WEIGHT if weight is None else np.asarray(weight, np.float64))
+    weights = unwritable(_NO_WEIGHT if weight is None else np.asarray(weight, np.float64))
     log_likelihood, entropy = _statistics(
-        unwritable(x), given, tile, components, _number(log_noise), _NO_RESP
+        unwritable(x), weights, tile, components, _number(log_noise), _NO_RESP
     )
     k = len(family.means)
     sum_noise = float(tile.sum_w[k:].sum())
