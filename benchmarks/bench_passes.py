@@ -28,7 +28,8 @@ import dask
 import numpy as np
 
 import harness
-from streamem.acceleration import CorrectedSample, Mixing
+from streamem.acceleration import Mixing
+from streamem.corrected_sample import CorrectedSample
 from streamem.em import Ascent
 from streamem.estimators import resident
 from streamem.estimators.rows import byte_limit, open_rows

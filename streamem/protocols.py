@@ -272,7 +272,7 @@ class Model(Protocol[P, S]):
     ``uninformed`` True even where starting parameters are given), ``ascends = False`` where the M-step
     maximises nothing and the objective may fall, ``takes_missing = True`` where ``e_step`` and ``init``
     understand rows with NaN, ``takes_labels = True`` where they heed `Rows.label`, and what
-    `streamem.acceleration`, `streamem.degeneracy` and `streamem.moves` name.
+    `streamem.acceleration`, `streamem.corrected_sample`, `streamem.degeneracy` and `streamem.moves` name.
     """
 
     def init(self, sample: Rows, rng: np.random.Generator) -> P:

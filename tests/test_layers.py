@@ -15,7 +15,8 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "protocols": (set(), {"numpy"}),
     "convergence": (set(), {"numpy"}),
     "em": ({"protocols", "convergence", "acceleration", "errors"}, {"numpy"}),
-    "acceleration": ({"protocols", "convergence", "errors"}, {"numpy"}),
+    "acceleration": ({"protocols", "convergence"}, {"numpy"}),
+    "corrected_sample": ({"acceleration", "protocols", "convergence", "errors"}, {"numpy"}),
     "degeneracy": ({"acceleration", "protocols", "convergence", "errors"}, {"numpy"}),
     "moves": ({"acceleration", "protocols", "convergence"}, {"numpy"}),
     "kernels": (set(), {"numpy", "numba", "llvmlite"}),
@@ -35,8 +36,8 @@ ALLOWED = {  # layer: (layers of ours, libraries)
     "sinks": ({"protocols", "errors"}, {"numpy", "zarr", "fsspec"}),
     "estimators": (
         BOTTOM
-        | {"em", "acceleration", "degeneracy", "moves", "initialization", "models", "reduce", "scheduling"}
-        | {"tree", "persistence", "sources", "sinks"},
+        | {"em", "acceleration", "corrected_sample", "degeneracy", "moves", "initialization", "models"}
+        | {"reduce", "scheduling", "tree", "persistence", "sources", "sinks"},
         {"numpy", "sklearn"},
     ),
     "selection": (BOTTOM | {"estimators", "models", "persistence"}, {"numpy"}),

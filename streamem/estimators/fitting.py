@@ -100,7 +100,7 @@ def fit(
     acceleration
         ``"auto"``: EM on the resident sample first, then passes over all rows that correct the sample;
         ``"anderson"``: Anderson acceleration from the start; ``"none"``: textbook EM from the start. All
-        have the same fixed points; see `streamem.acceleration`.
+        have the same fixed points; see `streamem.acceleration` and `streamem.corrected_sample`.
     sample_size
         Rows of the resident sample; ``"auto"`` follows the memory limit and the number of parameters. More
         than 200 rows for each of these, and 20,000, are for data of which so many say too little.

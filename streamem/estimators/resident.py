@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from streamem import em
-from streamem.acceleration import Accelerator, Anderson, CorrectedSample, PlainEM, Resident
+from streamem.acceleration import Accelerator, Anderson, PlainEM
 from streamem.convergence import Enough, FitResult, PassEnded, Status
+from streamem.corrected_sample import CorrectedSample, Resident
 from streamem.degeneracy import Mending
 from streamem.errors import InputError
 from streamem.estimators.rows import RowData
