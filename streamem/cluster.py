@@ -46,6 +46,7 @@ TIMEOUT, STALL_TIMEOUT = "5 minutes", "2 hours"
 TICK_SECONDS = 5.0
 SETTLE_SECONDS = 60.0
 LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
+FAILED = ("error", "cancelled")
 
 
 def active_client() -> Any:
@@ -230,7 +231,11 @@ def _settle(client: Any, name: str) -> None:
 
 
 def _gather(client: Any, futures: list[Any], done: Callable[[int], object]) -> Any:
-    """Wait for the last future, and tell of the others as they come."""
+    """Wait for the last future, and tell of the others as they come.
+
+    One that has come may be lost by the time it is looked at, with its worker. It is computed again if need
+    be, and has been told of.
+    """
     ended: queue.SimpleQueue[int] = queue.SimpleQueue()
     for i, future in enumerate(futures):
         future.add_done_callback(lambda _, i=i: ended.put(i))
@@ -242,10 +247,10 @@ def _gather(client: Any, futures: list[Any], done: Callable[[int], object]) -> A
             patience.check()
             continue
         patience.reset()
-        if i == last and futures[i].status == "finished":
-            return _result(client, futures[i], patience)
-        if futures[i].status != "finished":
+        if futures[i].status in FAILED:
             raise _failure(client, futures[i], patience)
+        if i == last:
+            return _result(client, futures[i], patience)
         done(i)
         if futures[i].key != futures[last].key:  # where there is one partition, it is the root
             futures[i].release()
@@ -259,18 +264,18 @@ def _result(client: Any, future: Any, patience: _Patience) -> Any:
         except TimeoutError:
             patience.check()
         except Exception as error:
-            if future.status == "finished":
+            if future.status not in FAILED:
                 raise
             raise _failure(client, future, patience) from error
 
 
 def _failure(client: Any, future: Any, patience: _Patience) -> BaseException:
-    """Return what to raise for a future that failed, was cancelled or got lost."""
+    """Return what to raise for a future that failed or was cancelled."""
     from distributed import KilledWorker
 
-    if future.status != "error":
+    if future.status == "cancelled":
         return ClusterError(
-            f"{_address(client)}: the work was {future.status} there: the scheduler was lost or restarted, "
+            f"{_address(client)}: the work was cancelled there: the scheduler was lost or restarted, "
             "or somebody cancelled it. Check its log, and fit again."
         )
     error = future.exception(timeout=patience.timeout)

@@ -305,6 +305,19 @@ def test_workers__killed_in_mid_pass_change_no_bit(client, store, expected, coun
     assert_same(fit(store, client=client, callbacks=[on_progress(lambda: kill(client, count))]), expected)
 
 
+def test_partitions__lost_before_anybody_looks_are_computed_again(client, store, expected):
+    """All workers die between the end of some partitions and the driver's notice of it."""
+    client.wait_for_workers(2, timeout=120)
+
+    def lose():
+        before = set(client.nthreads())
+        kill(client, 2)
+        assert until(lambda: not before & set(client.nthreads()))
+
+    for at in (1, 20):
+        assert_same(fit(store, client=client, callbacks=[on_progress(lose, at)]), expected)
+
+
 def test_workers__killed_with_persisted_rows_change_no_bit(client):
     client.wait_for_workers(2, timeout=120)
     held = client.persist(lazily(X))
