@@ -171,12 +171,15 @@ def run_case(case: Case, options: Any) -> dict[str, Any]:
         single, lambda block: mixture.statistics(block, None, family, precision=np.float32), threads
     )
     size = 200 if options.tiny else 1000 if options.small else 2000
-    work["dgemm"] = product(size, threads)
+    if case.covariance_type == "full":
+        work["dgemm"] = product(size, threads)
     with threadpool_limits(1, "blas"):
         result: dict[str, Any] = harness.medians(work, repeats, seconds)
-    result |= case._asdict() | {"dgemm_gflops": 2 * size**3 / result["dgemm"] / 1e9}
-    if case.covariance_type == "full":
-        result["dgemm_share"] = case.n * case.k * case.d**2 / result["float64"] / (size**3 / result["dgemm"])
+    result |= case._asdict()
+    if "dgemm" in result:
+        gflops = 2 * size**3 / result["dgemm"] / 1e9
+        share = 2 * case.n * case.k * case.d**2 / result["float64"] / 1e9 / gflops
+        result |= {"dgemm_gflops": gflops, "dgemm_share": share}
     if not options.no_sklearn and case.n >= max(2, case.k):  # it takes no less
         result |= sklearn_seconds(case, x, family, threads)
     return result
