@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import DiagGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
+from streamem.kernels.products import vector_in_strips
 from streamem.kernels.simd import (
+    STRIP_VECTORS,
     add_sums,
     element,
     load,
@@ -74,22 +76,24 @@ def diagonal_sums(
 @kernel(inline=True)
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write ``log_const - ‖y‖² / 2`` of all components. O(k d) time per row."""
-    x, n_features = tile.x, components.means.shape[1]
+    x, (k, n_features) = tile.x, components.means.shape
     half = x.dtype.type(-0.5)
-    for s in range(0, n_strips, 2):  # two at once: tiles hold an even number of strips
-        here, next_ = s * n_features, (s + 1) * n_features
-        for c in range(len(components.means)):
-            const = x.dtype.type(components.log_const[c])
-            joint, mean, scale = tile.resp[c], components.means[c], components.whitening[c]
+    for s in range(n_strips):
+        strip = s * n_features
+        for c in range(
+            0, k, 2
+        ):  # two share what is loaded of x; the last of an odd number is its own partner
+            partner = c + 1 if c + 1 < k else c
+            first, other = c * n_features, partner * n_features
             a, b = zero_strip(x), zero_strip(x)
             for i in range(n_features):
-                m, w = element(mean, i), element(scale, i)
-                y = (load_strip(x, here + i) - m) * w
+                value = load_strip(x, strip + i)
+                y = (value - element(components.means, first + i)) * element(components.whitening, first + i)
                 a = multiply_add(y, y, a)
-                y = (load_strip(x, next_ + i) - m) * w
+                y = (value - element(components.means, other + i)) * element(components.whitening, other + i)
                 b = multiply_add(y, y, b)
-            store(joint, s, multiply_add(half, a, const))
-            store(joint, s + 1, multiply_add(half, b, const))
+            store(tile.resp[c], s, multiply_add(half, a, x.dtype.type(components.log_const[c])))
+            store(tile.resp[partner], s, multiply_add(half, b, x.dtype.type(components.log_const[partner])))
 
 
 @implements(add_moments, DiagonalComponents)
@@ -104,15 +108,15 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
             m2, m3 = element(mean, i + 2), element(mean, i + 3)
             a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
             b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)
-            for v in range(2 * n_strips):
+            for v in range(STRIP_VECTORS * n_strips):
                 r = load(resp, v)
-                at = 2 * ((v >> 1) * n_features + i) + (v & 1)
+                at = vector_in_strips(v, n_features, i)
                 d = where_positive(r, load(x, at) - m0)
                 a0, b0 = a0 + r * d, multiply_add(r * d, d, b0)
-                d = where_positive(r, load(x, at + 2) - m1)
+                d = where_positive(r, load(x, at + STRIP_VECTORS) - m1)
                 a1, b1 = a1 + r * d, multiply_add(r * d, d, b1)
-                d = where_positive(r, load(x, at + 4) - m2)
+                d = where_positive(r, load(x, at + 2 * STRIP_VECTORS) - m2)
                 a2, b2 = a2 + r * d, multiply_add(r * d, d, b2)
-                d = where_positive(r, load(x, at + 6) - m3)
+                d = where_positive(r, load(x, at + 3 * STRIP_VECTORS) - m3)
                 a3, b3 = a3 + r * d, multiply_add(r * d, d, b3)
             add_sums(sums, i // 4, (a0, b0, a1, b1, a2, b2, a3, b3))

@@ -12,6 +12,7 @@ from streamem.kernels.gaussian import FullGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
 from streamem.kernels.simd import (
+    STRIP_VECTORS,
     add_sums,
     load_strip,
     multiply_add,
@@ -177,7 +178,7 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
             resp = components.chosen_resp
             gather(tile.resp[c], components.chosen[c], held, strips * lanes, resp)
         weigh(resp, y, n_features, strips, components.root, components.z, components.sum_wy[c])
-        add_gram(components.z, n_features, 2 * strips, components.sum_wyy[c], 0)
+        add_gram(components.z, n_features, STRIP_VECTORS * strips, components.sum_wyy[c], 0)
 
 
 @kernel(inline=True)

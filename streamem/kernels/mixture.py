@@ -204,8 +204,8 @@ def _prepare(
     be worked out; with `every`, all have to be.
     """
     dtype = np.dtype(np.float64 if precision is None else precision)
-    two_strips = 2 * STRIP_BYTES // dtype.itemsize
-    n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // two_strips)) * two_strips)
+    strip = STRIP_BYTES // dtype.itemsize
+    n_rows = min(TILE_ROW_BYTES // dtype.itemsize, max(1, -(-n // strip)) * strip)
     k, d = family.means.shape
     rows_of_resp = k if log_noise is None else k + 1
     squared = isinstance(family, DiagGaussian | SphericalGaussian)

@@ -11,6 +11,7 @@ from streamem.kernels.compile import kernel, unwritable
 from streamem.kernels.full import weigh
 from streamem.kernels.memory import aligned_zeros
 from streamem.kernels.products import add_gram, gram_blocks, gram_matrix
+from streamem.kernels.simd import STRIP_VECTORS
 from streamem.kernels.tiles import fill, make_tile, padded, rows_per_strip
 
 __all__ = ["Moments", "moments"]
@@ -65,5 +66,5 @@ def _moments(x, weight, tile, root, z, minimum, maximum, sum_wd, sum_wdd):  # ty
                 minimum[j] = values[j] if values[j] < minimum[j] else minimum[j]
                 maximum[j] = values[j] if values[j] > maximum[j] else maximum[j]
         weigh(tile.weight, tile.x, n_features, n_strips, root, z, sum_wd)
-        add_gram(z, n_features, 2 * n_strips, sum_wdd, 0)
+        add_gram(z, n_features, STRIP_VECTORS * n_strips, sum_wdd, 0)
     return total

@@ -1,6 +1,6 @@
 """The two products that most of an E-step's arithmetic is in, blocked for registers.
 
-Rows lie in SIMD lanes. Where features are combined, rows come in *strips*, two vectors of rows, feature by
+Rows lie in SIMD lanes. Where features are combined, rows come in *strips*, some vectors of rows, feature by
 feature: feature i of strip s of an array with d features is number ``s d + i``. d is a multiple of 4 here;
 what pads it is zero. Where rows are summed, they lie *by feature*: vector v of feature i of an array with n
 vectors of rows is vector ``i n + v``, so that all that a block of sums needs is read from beginning to end.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.simd import (
+    STRIP_VECTORS,
     VECTOR_BYTES,
     VECTOR_REGISTERS,
     add_sums,
@@ -27,10 +28,17 @@ from streamem.kernels.simd import (
     zero_strip,
 )
 
-__all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "whiten_strip"]
+__all__ = ["STRIP_BYTES", "add_gram", "gram_blocks", "gram_matrix", "vector_in_strips", "whiten_strip"]
 
-STRIP_BYTES = 2 * VECTOR_BYTES
+STRIP_BYTES = STRIP_VECTORS * VECTOR_BYTES
 """Bytes of one feature of one strip."""
+
+
+@kernel(inline=True)
+def vector_in_strips(v, n_features, i):  # type: ignore[no-untyped-def]
+    """Return the number of vector v of rows of feature i among all vectors of strips."""
+    part = v & (STRIP_VECTORS - 1)
+    return (v - part) * n_features + STRIP_VECTORS * i + part
 
 
 @kernel(inline=True)
@@ -40,7 +48,7 @@ def whiten_strip(triangle, mean, n_features, x, x_start, difference, y, y_start)
     Parameters
     ----------
     triangle
-        (d, d) lower triangular ``L⁻¹``; what lies above the diagonal is not read.
+        (d, d) lower triangular ``L⁻¹``; zeros above the diagonal.
     mean
         (d,) μ.
     n_features
@@ -56,33 +64,17 @@ def whiten_strip(triangle, mean, n_features, x, x_start, difference, y, y_start)
     """
     q = zero_strip(x)
     d = len(mean)
+    for j in range(n_features):
+        store(difference, j, load_strip(x, x_start + j) - element(mean, j))
     for i in range(0, n_features, 4):
         row0, row1, row2, row3 = i * d, (i + 1) * d, (i + 2) * d, (i + 3) * d
         y0, y1, y2, y3 = zero_strip(x), zero_strip(x), zero_strip(x), zero_strip(x)
-        for j in range(i):
+        for j in range(i + 4):
             apart = load_strip(difference, j)
             y0 = multiply_add(element(triangle, row0 + j), apart, y0)
             y1 = multiply_add(element(triangle, row1 + j), apart, y1)
             y2 = multiply_add(element(triangle, row2 + j), apart, y2)
             y3 = multiply_add(element(triangle, row3 + j), apart, y3)
-        apart = load_strip(x, x_start + i) - element(mean, i)
-        store(difference, i, apart)
-        y0 = multiply_add(element(triangle, row0 + i), apart, y0)
-        y1 = multiply_add(element(triangle, row1 + i), apart, y1)
-        y2 = multiply_add(element(triangle, row2 + i), apart, y2)
-        y3 = multiply_add(element(triangle, row3 + i), apart, y3)
-        apart = load_strip(x, x_start + i + 1) - element(mean, i + 1)
-        store(difference, i + 1, apart)
-        y1 = multiply_add(element(triangle, row1 + i + 1), apart, y1)
-        y2 = multiply_add(element(triangle, row2 + i + 1), apart, y2)
-        y3 = multiply_add(element(triangle, row3 + i + 1), apart, y3)
-        apart = load_strip(x, x_start + i + 2) - element(mean, i + 2)
-        store(difference, i + 2, apart)
-        y2 = multiply_add(element(triangle, row2 + i + 2), apart, y2)
-        y3 = multiply_add(element(triangle, row3 + i + 2), apart, y3)
-        apart = load_strip(x, x_start + i + 3) - element(mean, i + 3)
-        store(difference, i + 3, apart)
-        y3 = multiply_add(element(triangle, row3 + i + 3), apart, y3)
         store(y, y_start + i, y0)
         store(y, y_start + i + 1, y1)
         store(y, y_start + i + 2, y2)

@@ -3,8 +3,9 @@
 Loops over scalars leave it to LLVM which values stay in registers; the register-blocked products of
 `streamem.kernels.products` are as fast as they are because they say so themselves. Arrays are read as
 runs of vectors: `load` and `store` count in vectors, not in elements. The length in bytes suits the
-machine at hand; results differ between lengths by rounding only. A *strip* is two vectors in one: what
-is done to both alike is said once. Scalars of the same dtype count as vectors that hold nothing else.
+machine at hand; results differ between lengths by rounding only. A *strip* is several vectors in one, two or
+four as registers allow: what is done to all alike is said once, and multipliers are loaded once for all.
+Scalars of the same dtype count as vectors that hold nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numba.core.datamodel import models, register_default
 from numba.extending import intrinsic, lower_builtin, type_callable
 
 __all__ = [
+    "STRIP_VECTORS",
     "VECTOR_BYTES",
     "VECTOR_REGISTERS",
     "add_sums",
@@ -50,6 +52,8 @@ def _vector_bytes() -> int:
 
 VECTOR_BYTES = _vector_bytes()
 VECTOR_REGISTERS = 32 if VECTOR_BYTES == 64 or "neon" in llvm.get_host_cpu_features() else 16
+STRIP_VECTORS = VECTOR_REGISTERS // 8
+"""Vectors in a strip: sums of four features of one, and what they are made of, stay in registers."""
 
 
 class VectorType(types.Type):
@@ -90,7 +94,7 @@ def load(typingctx: Any, array: Any, position: Any) -> Any:
 @intrinsic
 def load_strip(typingctx: Any, array: Any, position: Any) -> Any:
     """Return the strip at `position`, counted in strips, of a contiguous array."""
-    return _load(array, VectorType(array.dtype, 2))
+    return _load(array, VectorType(array.dtype, STRIP_VECTORS))
 
 
 def _load(array: Any, vector: VectorType) -> Any:
@@ -157,7 +161,7 @@ def store_transposed(
     """Write columns of ``(row - origin) * unit``, for as many rows and columns as a vector has lanes.
 
     Taken are rows from `start` and columns from `first` on, as far as there are columns; each becomes a
-    vector of `out`, every other one from `position` on. Worked out in float64.
+    vector of `out`, the first of them that at `position`, the others one strip apart. Worked out in float64.
     """
     vector = VectorType(out.dtype)
     lanes = vector.lanes
@@ -204,7 +208,7 @@ def store_transposed(
             ]
         for i, line in enumerate(lines):
             with builder.if_then(builder.icmp_signed(">", held, ir.Constant(held.type, i)), likely=True):
-                at = builder.add(position, ir.Constant(position.type, 2 * i))
+                at = builder.add(position, ir.Constant(position.type, STRIP_VECTORS * i))
                 pointer = _pointer(builder, context, signature.args[6], kind, out_array, at)
                 builder.store(line, pointer, align=out.dtype.bitwidth // 8)
         return context.get_dummy_value()
@@ -221,7 +225,7 @@ def zero(typingctx: Any, array: Any) -> Any:
 @intrinsic
 def zero_strip(typingctx: Any, array: Any) -> Any:
     """Return a strip of zeros of the array's dtype."""
-    return _zero(array, VectorType(array.dtype, 2))
+    return _zero(array, VectorType(array.dtype, STRIP_VECTORS))
 
 
 def _zero(array: Any, vector: VectorType) -> Any:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import SphericalGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
+from streamem.kernels.products import vector_in_strips
 from streamem.kernels.simd import (
+    STRIP_VECTORS,
     add_sums,
     element,
     load,
@@ -157,9 +159,10 @@ def add_first_moments(x, means, resp, n_strips, sums):  # type: ignore[no-untype
             n2, n3 = element(other_mean, i + 2), element(other_mean, i + 3)
             a0, a1, a2, a3 = zero(x), zero(x), zero(x), zero(x)
             b0, b1, b2, b3 = zero(x), zero(x), zero(x), zero(x)
-            for v in range(2 * n_strips):
-                r, q, at = load(weight, v), load(other_weight, v), 2 * ((v >> 1) * n_features + i) + (v & 1)
-                x0, x1, x2, x3 = load(x, at), load(x, at + 2), load(x, at + 4), load(x, at + 6)
+            for v in range(STRIP_VECTORS * n_strips):
+                r, q, at = load(weight, v), load(other_weight, v), vector_in_strips(v, n_features, i)
+                x0, x1 = load(x, at), load(x, at + STRIP_VECTORS)
+                x2, x3 = load(x, at + 2 * STRIP_VECTORS), load(x, at + 3 * STRIP_VECTORS)
                 a0 = multiply_add(r, where_positive(r, x0 - m0), a0)
                 a1 = multiply_add(r, where_positive(r, x1 - m1), a1)
                 a2 = multiply_add(r, where_positive(r, x2 - m2), a2)

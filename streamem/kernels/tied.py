@@ -21,7 +21,15 @@ from streamem.kernels.full import weigh
 from streamem.kernels.gaussian import TiedGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
-from streamem.kernels.simd import element, load_strip, square_root, store, where_positive, zero_strip
+from streamem.kernels.simd import (
+    STRIP_VECTORS,
+    element,
+    load_strip,
+    square_root,
+    store,
+    where_positive,
+    zero_strip,
+)
 from streamem.kernels.spherical import add_first_moments, first_moments, squared_distances
 from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
 
@@ -152,7 +160,7 @@ def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-
                 at = s * n_features + i
                 store(apart, at, load_strip(z, at) - element(components.means, c * n_features + i))
         weigh(tile.resp[c], apart, n_features, n_strips, components.root, y, components.sum_wy[c])
-        add_gram(y, n_features, 2 * n_strips, components.sum_wyy, 0)
+        add_gram(y, n_features, STRIP_VECTORS * n_strips, components.sum_wyy, 0)
 
 
 @kernel(inline="once")
@@ -181,5 +189,5 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
             store(y, to + n_strips, where_positive(root, y1))
             store(y, to + 2 * n_strips, where_positive(root, y2))
             store(y, to + 3 * n_strips, where_positive(root, y3))
-    add_gram(y, n_features, 2 * n_strips, components.sum_wyy, 0)
-    add_gram(r, padded(k), 2 * n_strips, components.sum_wrr, 0)
+    add_gram(y, n_features, STRIP_VECTORS * n_strips, components.sum_wyy, 0)
+    add_gram(r, padded(k), STRIP_VECTORS * n_strips, components.sum_wrr, 0)

@@ -18,6 +18,7 @@ from streamem.kernels.compile import INLINED, kernel
 from streamem.kernels.memory import aligned_zeros, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES
 from streamem.kernels.simd import (
+    STRIP_VECTORS,
     exp,
     load_strip,
     log,
@@ -85,7 +86,7 @@ def rows_per_strip(array):  # type: ignore[no-untyped-def]
 def make_tile(
     center: NDArray[np.float64], unit: NDArray[np.float64], n_components: int, n_rows: int, dtype: Any
 ) -> Tile:
-    """Return a tile for n_rows rows, a multiple of what two strips hold; noise counts as a component.
+    """Return a tile for n_rows rows, a multiple of what a strip holds; noise counts as a component.
 
     The thread's next may be in the same memory.
     """
@@ -140,23 +141,23 @@ def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
     """Bring in rows of x from `start` on but those of weight 0; return the next row and the number held."""
     n_features = len(tile.center)
     lanes = rows_per_strip(tile.x)
-    half = lanes // 2
+    n_rows = lanes // STRIP_VECTORS
     stride = len(tile.x) // len(tile.row) * lanes
     count = 0
     while start < len(x) and count < len(tile.row):
         first = count // lanes * stride + count % lanes
-        if count % half == 0 and _none_left_out(x, weight, start, half):
+        if count % n_rows == 0 and _none_left_out(x, weight, start, n_rows):
             ahead = (start + len(tile.row)) * n_features
-            for i in range(ahead, ahead + half * n_features, 64 // x.itemsize):
+            for i in range(ahead, ahead + n_rows * n_features, 64 // x.itemsize):
                 prefetch(x, i)
-            for j in range(0, n_features, half):
-                at = first // half + 2 * j
+            for j in range(0, n_features, n_rows):
+                at = first // n_rows + STRIP_VECTORS * j
                 store_transposed(x, start, n_features, tile.center, tile.unit, j, tile.x, at)
-            for t in range(half):
+            for t in range(n_rows):
                 tile.weight[count + t] = weight[start + t] if len(weight) > 0 else 1.0
                 tile.row[count + t] = start + t
-            count += half
-            start += half
+            count += n_rows
+            start += n_rows
             continue
         w = weight[start] if len(weight) > 0 else 1.0
         if w != 0.0:

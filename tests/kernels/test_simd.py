@@ -5,6 +5,7 @@ import pytest
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.simd import (
+    STRIP_VECTORS,
     VECTOR_BYTES,
     add_sums,
     element,
@@ -65,12 +66,12 @@ def test_element__counts_from_the_start_and_is_a_vector_among_vectors(dtype):
 @kernel
 def one_less_than_twice(x, out):
     one, two = x.dtype.type(1), x.dtype.type(2)
-    for s in range(len(x) * x.itemsize // VECTOR_BYTES // 2):
+    for s in range(len(x) * x.itemsize // VECTOR_BYTES // STRIP_VECTORS):
         store(out, s, multiply_add(two, load_strip(x, s), zero_strip(x) - one))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_strips__are_two_vectors(dtype):
+def test_strips__are_several_vectors(dtype):
     x = np.arange(4 * VECTOR_BYTES, dtype=dtype)
     out = np.empty_like(x)
     one_less_than_twice(x, out)
@@ -84,7 +85,7 @@ def sums(x, out):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_add_sums__adds_those_of_lanes(dtype):
-    x = np.arange(8 * VECTOR_BYTES // np.dtype(dtype).itemsize, dtype=dtype)
+    x = np.arange(4 * STRIP_VECTORS * VECTOR_BYTES // np.dtype(dtype).itemsize, dtype=dtype)
     out = np.ones(12)
     sums(x, out)
     np.testing.assert_array_equal(out, [1.0] * 4 + [1 + row.sum() for row in x.reshape(4, -1)] + [1.0] * 4)
