@@ -18,7 +18,7 @@ __all__ = ["aligned_zeros", "enter", "kept_by_thread"]
 P = ParamSpec("P")
 T = TypeVar("T", bound=NamedTuple)
 
-THREAD_BYTES = 1 << 23
+THREAD_BYTES = 1 << 24
 """How much a thread keeps: the least recently used is freed, what is larger is not kept at all."""
 
 

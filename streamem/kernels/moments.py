@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel, unwritable
-from streamem.kernels.full import weigh
 from streamem.kernels.memory import aligned_zeros
 from streamem.kernels.products import add_gram, gram_blocks, gram_matrix
-from streamem.kernels.simd import STRIP_VECTORS
+from streamem.kernels.simd import STRIP_VECTORS, load_strip, store
 from streamem.kernels.tiles import fill, make_tile, padded, rows_per_strip
 
 __all__ = ["Moments", "moments"]
@@ -44,16 +43,16 @@ def moments(x: FloatArray, weight: Float64Array | None, shift: Float64Array) -> 
     tile = make_tile(shift, np.ones(d), 1, n_rows, np.float64)
     minimum, maximum = np.full(d, np.inf), np.full(d, -np.inf)
     sum_wd, sum_wdd = aligned_zeros(p, np.float64), aligned_zeros((gram_blocks(p), 8), np.float64)
-    root, z = aligned_zeros(n_rows, np.float64), aligned_zeros(n_rows * p, np.float64)
+    y, weighted = aligned_zeros(n_rows * p, np.float64), aligned_zeros(n_rows * 4, np.float64)
     weights = np.empty(0) if weight is None else np.asarray(weight, np.float64)
-    total = _moments(unwritable(x), unwritable(weights), tile, root, z, minimum, maximum, sum_wd, sum_wdd)
+    total = _moments(unwritable(x), unwritable(weights), tile, y, weighted, minimum, maximum, sum_wd, sum_wdd)
     return Moments(total, minimum, maximum, sum_wd[:d], gram_matrix(sum_wdd, d))
 
 
 @kernel
-def _moments(x, weight, tile, root, z, minimum, maximum, sum_wd, sum_wdd):  # type: ignore[no-untyped-def]
+def _moments(x, weight, tile, y, weighted, minimum, maximum, sum_wd, sum_wdd):  # type: ignore[no-untyped-def]
     """Return the weight; update minimum and maximum (d,), add to the sums. O(n d²) time, no memory."""
-    n_features, lanes = len(tile.x) // len(root), rows_per_strip(tile.x)
+    n_features, lanes = len(tile.x) // len(tile.row), rows_per_strip(tile.x)
     total = 0.0
     row = 0
     while row < len(x):
@@ -65,6 +64,9 @@ def _moments(x, weight, tile, root, z, minimum, maximum, sum_wd, sum_wdd):  # ty
             for j in range(len(minimum)):
                 minimum[j] = values[j] if values[j] < minimum[j] else minimum[j]
                 maximum[j] = values[j] if values[j] > maximum[j] else maximum[j]
-        weigh(tile.weight, tile.x, n_features, n_strips, root, z, sum_wd)
-        add_gram(z, n_features, STRIP_VECTORS * n_strips, sum_wdd, 0)
+        for s in range(n_strips):
+            for i in range(n_features):
+                store(y, i * n_strips + s, load_strip(tile.x, s * n_features + i))
+        n_vectors = STRIP_VECTORS * n_strips
+        add_gram(tile.weight, y, n_features, n_vectors, n_vectors, weighted, sum_wd, sum_wdd)
     return total

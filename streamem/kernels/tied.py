@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.full import weigh
 from streamem.kernels.gaussian import TiedGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
@@ -25,6 +24,7 @@ from streamem.kernels.simd import (
     STRIP_VECTORS,
     element,
     load_strip,
+    multiply_add,
     square_root,
     store,
     where_positive,
@@ -53,14 +53,18 @@ class TiedComponents(NamedTuple):
     """One strip."""
     z: NDArray[Any]
     """A tile of whitened rows, in strips."""
-    apart: NDArray[Any]
-    """The same about one mean, where second moments are not pooled."""
     y: NDArray[Any]
-    """A tile of whitened rows about ȳ or a mean, times the square roots of their weights, by feature."""
-    root: NDArray[Any]
-    """(rows,) square roots of weights."""
+    """A tile of rows about their ȳ, or about one mean where second moments are not pooled, by feature."""
+    total: NDArray[Any]
+    """(rows,) ``w s``."""
     r: NDArray[Any]
-    """A tile of ``r √(w / s)``, by component."""
+    """A tile of ``r √(w / s)``, by component, where second moments are pooled."""
+    ones: NDArray[Any]
+    """(rows,) the weights of these."""
+    weighted: NDArray[Any]
+    """(4 rows,) whitened rows times their weights, four features at a time."""
+    spare: NDArray[np.float64]
+    """(padded d or k,) sums that are not asked for."""
     sum_wy: NDArray[np.float64]
     """(k, padded d), where second moments are not pooled."""
     sum_wd: NDArray[np.float64]
@@ -96,10 +100,12 @@ def _memory(k: int, d: int, n_rows: int, dtype: np.dtype[Any]) -> TiedComponents
         origin=np.zeros(p, dtype),
         difference=aligned_zeros(p * STRIP_BYTES // dtype.itemsize, dtype),
         z=aligned_zeros(p * n_rows, dtype),
-        apart=aligned_zeros(0 if pooled else p * n_rows, dtype),
         y=aligned_zeros(p * n_rows, dtype),
-        root=aligned_zeros(n_rows, dtype),
+        total=aligned_zeros(n_rows, dtype),
         r=aligned_zeros(q * n_rows, dtype),
+        ones=np.ones(n_rows, dtype),
+        weighted=aligned_zeros(4 * n_rows, dtype),
+        spare=aligned_zeros(max(p, q), np.float64),
         sum_wy=aligned_zeros((0 if pooled else k, p), np.float64),
         sum_wd=aligned_zeros((-(-k // 2) if pooled else 0, p // 4, 8), np.float64),
         sum_wyy=aligned_zeros((gram_blocks(p), 8), np.float64),
@@ -131,7 +137,7 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     triangle, origin, difference = components.whitening, components.origin, components.difference
     for s in range(n_strips):
         strip = s * n_features
-        whiten_strip(triangle, origin, n_features, x, strip, difference, z, strip)
+        whiten_strip(triangle, origin, n_features, x, strip, difference, z, strip, 1)
     squared_distances(z, components.means, n_strips, tile.resp)
     for c in range(len(components.means)):
         joint, const = tile.resp[c], z.dtype.type(components.log_const[c])
@@ -153,14 +159,17 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
 @kernel(inline="once")
 def _add_direct_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r y`` and ``Σ w r y yᵀ`` component by component. O(k d² / 2) time per row."""
-    y, z, apart, n_features = components.y, components.z, components.apart, components.means.shape[1]
+    y, z, n_features = components.y, components.z, components.means.shape[1]
+    n_vectors = STRIP_VECTORS * n_strips
     for c in range(len(components.means)):
+        resp = tile.resp[c]
         for s in range(n_strips):
+            r = load_strip(resp, s)
             for i in range(n_features):
-                at = s * n_features + i
-                store(apart, at, load_strip(z, at) - element(components.means, c * n_features + i))
-        weigh(tile.resp[c], apart, n_features, n_strips, components.root, y, components.sum_wy[c])
-        add_gram(y, n_features, STRIP_VECTORS * n_strips, components.sum_wyy, 0)
+                away = load_strip(z, s * n_features + i) - element(components.means, c * n_features + i)
+                store(y, i * n_strips + s, where_positive(r, away))
+        sum_wy, sum_wyy = components.sum_wy[c], components.sum_wyy
+        add_gram(resp, y, n_features, n_vectors, n_vectors, components.weighted, sum_wy, sum_wyy)
 
 
 @kernel(inline="once")
@@ -175,19 +184,22 @@ def _add_pooled_moments(components, tile, n_strips):  # type: ignore[no-untyped-
             total = total + load_strip(tile.resp[c], s)
         root = square_root(total)
         inverse = where_positive(root, one / root)
+        store(components.total, s, total)
         for c in range(k):
             store(r, c * n_strips + s, load_strip(tile.resp[c], s) * inverse)
         for i in range(0, n_features, 4):
             at, to = s * n_features + i, i * n_strips + s
-            y0, y1 = root * load_strip(z, at), root * load_strip(z, at + 1)
-            y2, y3 = root * load_strip(z, at + 2), root * load_strip(z, at + 3)
+            m0, m1, m2, m3 = zero_strip(z), zero_strip(z), zero_strip(z), zero_strip(z)
             for c in range(k):
                 share, mean = load_strip(r, c * n_strips + s), c * n_features + i
-                y0, y1 = y0 - share * element(means, mean), y1 - share * element(means, mean + 1)
-                y2, y3 = y2 - share * element(means, mean + 2), y3 - share * element(means, mean + 3)
-            store(y, to, where_positive(root, y0))
-            store(y, to + n_strips, where_positive(root, y1))
-            store(y, to + 2 * n_strips, where_positive(root, y2))
-            store(y, to + 3 * n_strips, where_positive(root, y3))
-    add_gram(y, n_features, STRIP_VECTORS * n_strips, components.sum_wyy, 0)
-    add_gram(r, padded(k), STRIP_VECTORS * n_strips, components.sum_wrr, 0)
+                m0 = multiply_add(share, element(means, mean), m0)
+                m1 = multiply_add(share, element(means, mean + 1), m1)
+                m2 = multiply_add(share, element(means, mean + 2), m2)
+                m3 = multiply_add(share, element(means, mean + 3), m3)
+            store(y, to, where_positive(root, load_strip(z, at) - inverse * m0))
+            store(y, to + n_strips, where_positive(root, load_strip(z, at + 1) - inverse * m1))
+            store(y, to + 2 * n_strips, where_positive(root, load_strip(z, at + 2) - inverse * m2))
+            store(y, to + 3 * n_strips, where_positive(root, load_strip(z, at + 3) - inverse * m3))
+    n, weighted, spare = STRIP_VECTORS * n_strips, components.weighted, components.spare
+    add_gram(components.total, y, n_features, n, n, weighted, spare, components.sum_wyy)
+    add_gram(components.ones, r, padded(k), n, n, weighted, spare, components.sum_wrr)
