@@ -75,14 +75,15 @@ def diagonal_sums(
 @implements(log_joint, DiagonalComponents)
 @kernel(inline=True)
 def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
-    """Write ``log_const - ‖y‖² / 2`` of all components. O(k d) time per row."""
+    """Write ``log_const - ‖y‖² / 2`` of all components. O(k d) time per row.
+
+    Two components share what is loaded of x; the last of an odd number is its own partner.
+    """
     x, (k, n_features) = tile.x, components.means.shape
     half = x.dtype.type(-0.5)
     for s in range(n_strips):
         strip = s * n_features
-        for c in range(
-            0, k, 2
-        ):  # two share what is loaded of x; the last of an odd number is its own partner
+        for c in range(0, k, 2):
             partner = c + 1 if c + 1 < k else c
             first, other = c * n_features, partner * n_features
             a, b = zero_strip(x), zero_strip(x)
