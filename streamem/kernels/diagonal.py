@@ -19,11 +19,10 @@ from streamem.kernels.simd import (
     load_strip,
     multiply_add,
     store,
-    where_positive,
     zero,
     zero_strip,
 )
-from streamem.kernels.tiles import add_moments, implements, log_joint, padded
+from streamem.kernels.tiles import add_moments, clear_infinite, implements, log_joint, padded
 
 __all__ = ["DiagonalComponents", "diagonal_components", "diagonal_sums"]
 
@@ -35,6 +34,8 @@ class DiagonalComponents(NamedTuple):
     """(k, padded d) in units of the tile."""
     whitening: NDArray[Any]
     """(k, padded d) one over the standard deviations, in units of the tile."""
+    shift: NDArray[Any]
+    """(k, padded d) ``-μ / σ``: ``y = x / σ + shift`` is rounded once."""
     log_const: NDArray[np.float64]
     """(k,)."""
     sums: NDArray[np.float64]
@@ -47,6 +48,7 @@ def diagonal_components(family: DiagGaussian, unit: NDArray[np.float64], dtype: 
     components = _memory(k, padded(d), np.dtype(dtype))
     enter(family.means * unit, components.means)
     enter(family.whitening / unit, components.whitening)
+    np.multiply(components.means, -components.whitening, out=components.shift)
     components.log_const[:] = family.log_const
     components.sums.fill(0.0)
     return components
@@ -57,6 +59,7 @@ def _memory(k: int, p: int, dtype: np.dtype[Any]) -> DiagonalComponents:
     return DiagonalComponents(
         means=np.empty((k, p), dtype),
         whitening=np.empty((k, p), dtype),
+        shift=np.empty((k, p), dtype),
         log_const=np.empty(k),
         sums=aligned_zeros((k, p // 4, 8), np.float64),
     )
@@ -80,6 +83,7 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     Two components share what is loaded of x; the last of an odd number is its own partner.
     """
     x, (k, n_features) = tile.x, components.means.shape
+    whitening, shift = components.whitening, components.shift
     half = x.dtype.type(-0.5)
     for s in range(n_strips):
         strip = s * n_features
@@ -89,9 +93,9 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
             a, b = zero_strip(x), zero_strip(x)
             for i in range(n_features):
                 value = load_strip(x, strip + i)
-                y = (value - element(components.means, first + i)) * element(components.whitening, first + i)
+                y = multiply_add(value, element(whitening, first + i), element(shift, first + i))
                 a = multiply_add(y, y, a)
-                y = (value - element(components.means, other + i)) * element(components.whitening, other + i)
+                y = multiply_add(value, element(whitening, other + i), element(shift, other + i))
                 b = multiply_add(y, y, b)
             store(tile.resp[c], s, multiply_add(half, a, x.dtype.type(components.log_const[c])))
             store(tile.resp[partner], s, multiply_add(half, b, x.dtype.type(components.log_const[partner])))
@@ -102,6 +106,7 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
 def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add ``Σ w r (x - μ)`` and ``Σ w r (x - μ)²``. O(k d) time per row."""
     x, n_features = tile.x, components.means.shape[1]
+    clear_infinite(x, n_strips * n_features)
     for i in range(0, n_features, 4):  # outside: of a tile, this much stays in the nearest cache
         for c in range(len(components.means)):
             resp, mean, sums = tile.resp[c], components.means[c], components.sums[c]
@@ -112,12 +117,12 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
             for v in range(STRIP_VECTORS * n_strips):
                 r = load(resp, v)
                 at = vector_in_strips(v, n_features, i)
-                d = where_positive(r, load(x, at) - m0)
+                d = load(x, at) - m0
                 a0, b0 = a0 + r * d, multiply_add(r * d, d, b0)
-                d = where_positive(r, load(x, at + STRIP_VECTORS) - m1)
+                d = load(x, at + STRIP_VECTORS) - m1
                 a1, b1 = a1 + r * d, multiply_add(r * d, d, b1)
-                d = where_positive(r, load(x, at + 2 * STRIP_VECTORS) - m2)
+                d = load(x, at + 2 * STRIP_VECTORS) - m2
                 a2, b2 = a2 + r * d, multiply_add(r * d, d, b2)
-                d = where_positive(r, load(x, at + 3 * STRIP_VECTORS) - m3)
+                d = load(x, at + 3 * STRIP_VECTORS) - m3
                 a3, b3 = a3 + r * d, multiply_add(r * d, d, b3)
             add_sums(sums, i // 4, (a0, b0, a1, b1, a2, b2, a3, b3))

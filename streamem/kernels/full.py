@@ -15,7 +15,7 @@ from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import FullGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
-from streamem.kernels.simd import STRIP_VECTORS, multiply_add, store
+from streamem.kernels.simd import STRIP_VECTORS, multiply_add, rows_per_strip, store
 from streamem.kernels.single_rows import add_row, enter_columns, row_width, symmetric, whiten_row
 from streamem.kernels.tiles import (
     add_moments,
@@ -23,7 +23,6 @@ from streamem.kernels.tiles import (
     likeliest,
     log_joint,
     padded,
-    rows_per_strip,
 )
 
 __all__ = ["FullComponents", "full_components", "full_sums"]

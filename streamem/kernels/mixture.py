@@ -26,6 +26,7 @@ from streamem.kernels.gaussian import (
     TiedGaussian,
 )
 from streamem.kernels.products import STRIP_BYTES
+from streamem.kernels.simd import rows_per_strip
 from streamem.kernels.spherical import spherical_components, spherical_sums
 from streamem.kernels.tied import tied_components, tied_sums
 from streamem.kernels.tiles import (
@@ -37,7 +38,6 @@ from streamem.kernels.tiles import (
     log_sum_exp,
     make_tile,
     posterior,
-    rows_per_strip,
 )
 
 __all__ = ["MixtureSums", "labels", "responsibilities", "score_samples", "statistics"]

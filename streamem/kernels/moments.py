@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from streamem.kernels.compile import kernel, unwritable
 from streamem.kernels.memory import aligned_zeros
 from streamem.kernels.products import add_gram, gram_blocks, gram_matrix
-from streamem.kernels.simd import STRIP_VECTORS, load_strip, store
-from streamem.kernels.tiles import fill, make_tile, padded, rows_per_strip
+from streamem.kernels.simd import STRIP_VECTORS, load_strip, rows_per_strip, store
+from streamem.kernels.tiles import fill, make_tile, padded
 
 __all__ = ["Moments", "moments"]
 

@@ -34,6 +34,7 @@ __all__ = [
     "maximum",
     "multiply_add",
     "prefetch",
+    "rows_per_strip",
     "square_root",
     "store",
     "store_transposed",
@@ -128,6 +129,16 @@ def store(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def rows_per_strip(typingctx: Any, array: Any) -> Any:
+    """Return the lanes of a strip of the array's dtype: a constant, so that no division by it is left."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, VectorType(array.dtype, STRIP_VECTORS).lanes)
+
+    return types.intp(array), codegen
 
 
 @intrinsic

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.simd import VECTOR_BYTES, element, load, multiply_add, store, zero
-from streamem.kernels.tiles import rows_per_strip
+from streamem.kernels.simd import VECTOR_BYTES, element, load, multiply_add, rows_per_strip, store, zero
 
 __all__ = ["add_row", "enter_columns", "row_width", "symmetric", "whiten_row"]
 

@@ -21,12 +21,12 @@ from streamem.kernels.simd import (
     load,
     load_strip,
     multiply_add,
+    rows_per_strip,
     store,
-    where_positive,
     zero,
     zero_strip,
 )
-from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
+from streamem.kernels.tiles import add_moments, clear_infinite, implements, log_joint, padded
 
 __all__ = [
     "SphericalComponents",
@@ -146,9 +146,10 @@ def squared_distances(x, means, n_strips, out):  # type: ignore[no-untyped-def]
 def add_first_moments(x, means, resp, n_strips, sums):  # type: ignore[no-untyped-def]
     """Add ``Σ w r (x - mean)`` to sums, in the order of `first_moments`. O(k d) time per row.
 
-    Two components share what is loaded of x. Where resp is 0, x may be anything.
+    Two components share what is loaded of x, of which infinite values are cleared.
     """
     k, n_features = means.shape
+    clear_infinite(x, n_strips * n_features)
     for i in range(0, n_features, 4):  # outside: of a tile, this much stays in the nearest cache
         for c in range(0, k, 2):
             partner = c + 1 if c + 1 < k else c
@@ -163,14 +164,14 @@ def add_first_moments(x, means, resp, n_strips, sums):  # type: ignore[no-untype
                 r, q, at = load(weight, v), load(other_weight, v), vector_in_strips(v, n_features, i)
                 x0, x1 = load(x, at), load(x, at + STRIP_VECTORS)
                 x2, x3 = load(x, at + 2 * STRIP_VECTORS), load(x, at + 3 * STRIP_VECTORS)
-                a0 = multiply_add(r, where_positive(r, x0 - m0), a0)
-                a1 = multiply_add(r, where_positive(r, x1 - m1), a1)
-                a2 = multiply_add(r, where_positive(r, x2 - m2), a2)
-                a3 = multiply_add(r, where_positive(r, x3 - m3), a3)
-                b0 = multiply_add(q, where_positive(q, x0 - n0), b0)
-                b1 = multiply_add(q, where_positive(q, x1 - n1), b1)
-                b2 = multiply_add(q, where_positive(q, x2 - n2), b2)
-                b3 = multiply_add(q, where_positive(q, x3 - n3), b3)
+                a0 = multiply_add(r, x0 - m0, a0)
+                a1 = multiply_add(r, x1 - m1, a1)
+                a2 = multiply_add(r, x2 - m2, a2)
+                a3 = multiply_add(r, x3 - m3, a3)
+                b0 = multiply_add(q, x0 - n0, b0)
+                b1 = multiply_add(q, x1 - n1, b1)
+                b2 = multiply_add(q, x2 - n2, b2)
+                b3 = multiply_add(q, x3 - n3, b3)
             add_sums(sums[c // 2], i // 4, (a0, a1, a2, a3, b0, b1, b2, b3))
 
 

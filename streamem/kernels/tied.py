@@ -25,13 +25,14 @@ from streamem.kernels.simd import (
     element,
     load_strip,
     multiply_add,
+    rows_per_strip,
     square_root,
     store,
     where_positive,
     zero_strip,
 )
 from streamem.kernels.spherical import add_first_moments, first_moments, squared_distances
-from streamem.kernels.tiles import add_moments, implements, log_joint, padded, rows_per_strip
+from streamem.kernels.tiles import add_moments, implements, log_joint, padded
 
 __all__ = ["TiedComponents", "tied_components", "tied_sums"]
 

@@ -25,6 +25,7 @@ from streamem.kernels.simd import (
     maximum,
     multiply_add,
     prefetch,
+    rows_per_strip,
     store,
     store_transposed,
     where_positive,
@@ -34,6 +35,7 @@ from streamem.kernels.simd import (
 __all__ = [
     "Tile",
     "add_moments",
+    "clear_infinite",
     "fill",
     "implements",
     "likeliest",
@@ -42,7 +44,6 @@ __all__ = [
     "make_tile",
     "padded",
     "posterior",
-    "rows_per_strip",
 ]
 
 
@@ -75,12 +76,6 @@ class Tile(NamedTuple):
 def padded(n_features: int) -> int:
     """Return the features that a tile has room for: a multiple of 4."""
     return -(-n_features // 4) * 4
-
-
-@kernel(inline=True)
-def rows_per_strip(array):  # type: ignore[no-untyped-def]
-    """Return how many rows of the array's dtype lie side by side."""
-    return STRIP_BYTES // array.itemsize
 
 
 def make_tile(
@@ -148,7 +143,7 @@ def fill(x, weight, start, tile):  # type: ignore[no-untyped-def]
         first = count // lanes * stride + count % lanes
         if count % n_rows == 0 and _none_left_out(x, weight, start, n_rows):
             ahead = (start + len(tile.row)) * n_features
-            for i in range(ahead, ahead + n_rows * n_features, 64 // x.itemsize):
+            for i in range(ahead, ahead + n_rows * n_features, rows_per_strip(x) * 64 // STRIP_BYTES):
                 prefetch(x, i)
             for j in range(0, n_features, n_rows):
                 at = first // n_rows + STRIP_VECTORS * j
@@ -230,6 +225,22 @@ def posterior(tile, n_strips):  # type: ignore[no-untyped-def]
             sum_w += resp[t]
         tile.sum_w[c] += sum_w
     return log_likelihood, entropy
+
+
+@kernel(inline=True)
+def clear_infinite(x, n_strips):  # type: ignore[no-untyped-def]
+    """Replace what is infinite or NaN in so many strips of x by 0.
+
+    No component explains such a row; all have a responsibility of 0 for it, but 0 times infinity is NaN.
+    """
+    n, total = n_strips * rows_per_strip(x), x.dtype.type(0)
+    for t in range(n):
+        total += x[t]
+    if abs(total) < np.inf:
+        return
+    for t in range(n):  # rare
+        if not abs(x[t]) < np.inf:
+            x[t] = 0.0
 
 
 @kernel(inline=True)

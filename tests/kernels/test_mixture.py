@@ -17,6 +17,10 @@ def naive_statistics(p, x=None, weight=None, resp=None):
     return naive.statistics(p.covariance_type, p.x if x is None else x, weight, *p.oracle, resp=resp)
 
 
+OUT_OF_RANGE = [(np.float64, 1e200), (np.float64, 1.7e308), (np.float32, 1e25), (np.float32, 1e39)]
+"""Dtypes of tiles and values that are lost there by the time that they are squared, or at once."""
+
+
 @every_type
 @settings(max_examples=25)
 @given(
@@ -151,7 +155,7 @@ def test_statistics__do_not_feel_an_offset(covariance_type, dtype):
 
 
 @every_type
-@pytest.mark.parametrize("precision, far", [(np.float64, 1e200), (np.float64, 1.7e308), (np.float32, 1e25)])
+@pytest.mark.parametrize("precision, far", OUT_OF_RANGE)
 def test_statistics__of_a_row_out_of_range_are_infinite_in_the_likelihood_alone(
     covariance_type, precision, far
 ):
@@ -164,6 +168,20 @@ def test_statistics__of_a_row_out_of_range_are_infinite_in_the_likelihood_alone(
     assert_sums_close((0.0, *actual[1:]), (0.0, *without[1:]), 200, rtol=1e-5)
     assert mixture.score_samples(x, p.family, precision)[7] == -np.inf
     assert (mixture.responsibilities(x, p.family, precision)[7] == 0).all()
+
+
+@every_type
+@pytest.mark.parametrize("precision, far", OUT_OF_RANGE)
+def test_statistics__of_a_row_out_of_range_are_those_of_noise(covariance_type, precision, far):
+    p = problem(covariance_type, 200, 4, 3)
+    x = p.x.copy()
+    x[7] = far * np.array([1, -1, 1, -1])
+    actual = mixture.statistics(x, None, p.family, precision=precision, log_noise=-50.0)
+    without = mixture.statistics(
+        np.delete(x, 7, axis=0), None, p.family, precision=precision, log_noise=-50.0
+    )
+    moved = without._replace(log_likelihood=without.log_likelihood - 50.0, sum_noise=without.sum_noise + 1.0)
+    assert_sums_close(actual, moved, 200, rtol=1e-5)
 
 
 @every_type
