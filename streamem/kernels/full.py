@@ -15,8 +15,18 @@ from streamem.kernels.compile import kernel
 from streamem.kernels.gaussian import FullGaussian
 from streamem.kernels.memory import aligned_zeros, enter, kept_by_thread
 from streamem.kernels.products import STRIP_BYTES, add_gram, gram_blocks, gram_matrix, whiten_strip
-from streamem.kernels.simd import STRIP_VECTORS, multiply_add, rows_per_strip, store
-from streamem.kernels.single_rows import add_row, enter_columns, row_width, symmetric, whiten_row
+from streamem.kernels.simd import (
+    STRIP_VECTORS,
+    count_bits,
+    lanes_greater,
+    load_strip,
+    lowest_bit,
+    multiply_add,
+    rows_per_strip,
+    store,
+    where_greater,
+)
+from streamem.kernels.single_rows import add_row, enter_columns, enter_rows, row_width, symmetric, whiten_row
 from streamem.kernels.tiles import (
     add_moments,
     implements,
@@ -67,8 +77,14 @@ class FullComponents(NamedTuple):
     """(1,) whether the next two hold anything."""
     columns: NDArray[np.float64]
     """(k, padded d, row_width) whitening, column by column; (0, ...) where no row may go singly."""
+    row_wy: NDArray[np.float64]
+    """(k, row_width) of rows that went singly."""
     row_wyy: NDArray[np.float64]
-    """(k, padded d, row_width) on and below the diagonal, of rows that went singly."""
+    """(k, padded d, row_width) on and below the diagonal, of the same."""
+    row_means: NDArray[np.float64]
+    """(k, row_width) μ."""
+    rows: NDArray[np.float64]
+    """(rows, row_width) the tile's rows, each from end to end."""
     row_difference: NDArray[np.float64]
     """(row_width,) x - μ of one of these."""
     row_y: NDArray[np.float64]
@@ -115,7 +131,10 @@ def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any], kept: int) -> Ful
         sum_wyy=aligned_zeros((k, gram_blocks(p), 8), np.float64),
         entered=np.zeros(1, np.bool_),
         columns=aligned_zeros((single, p, row_width(p)), np.float64),
+        row_wy=aligned_zeros((single, row_width(p)), np.float64),
         row_wyy=aligned_zeros((single, p, row_width(p)), np.float64),
+        row_means=aligned_zeros((single, row_width(p)), np.float64),
+        rows=aligned_zeros((n_rows if single else 0, row_width(p)), np.float64),
         row_difference=aligned_zeros(row_width(p), np.float64),
         row_y=aligned_zeros((n_rows + 1 if single else 0, row_width(p)), np.float64),
     )
@@ -126,10 +145,11 @@ def full_sums(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_wy (k, d) and sum_wyy (k, d, d)."""
     d = family.means.shape[1]
-    sum_wyy = gram_matrix(components.sum_wyy, d)
+    sum_wy, sum_wyy = components.sum_wy[:, :d].copy(), gram_matrix(components.sum_wyy, d)
     if components.entered[0]:
+        sum_wy += components.row_wy[:, :d]
         sum_wyy += symmetric(components.row_wyy[:, :d, :d])
-    return components.sum_wy[:, :d].copy(), sum_wyy
+    return sum_wy, sum_wyy
 
 
 @kernel(inline="once")
@@ -170,29 +190,39 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     n_vectors, stride = STRIP_VECTORS * n_strips, STRIP_VECTORS * (len(tile.row) // rows_per_strip(tile.x))
     components.patience[2] += held
     for c in range(len(components.means)):
-        mean_w = tile.sum_w[c] / components.patience[2]
-        components.least[c] = np.log(mean_w) - 64.0 * np.log(2.0)
-        resp, sum_wy = tile.resp[c], components.sum_wy[c]
-        if components.singly[0]:
-            _add_single_moments(components, tile, c, held, mean_w * 2.0**-64)
-            continue
+        components.least[c] = np.log(tile.sum_w[c] / components.patience[2]) - 64.0 * np.log(2.0)
+    if components.singly[0]:
+        _add_single_moments(components, tile, n_strips)
+        return
+    for c in range(len(components.means)):
         if len(components.y) < len(components.means):
             whiten_all(components, tile, c, n_features, n_strips, components.joint)
-        y = components.y[c if len(components.y) > 1 else 0]
+        resp, y, sum_wy = tile.resp[c], components.y[c if len(components.y) > 1 else 0], components.sum_wy[c]
         add_gram(resp, y, n_features, n_vectors, stride, components.weighted, sum_wy, components.sum_wyy[c])
 
 
 @kernel(inline="once")
-def _add_single_moments(components, tile, c, held, least):  # type: ignore[no-untyped-def]
-    """Add those of component c and rows of which it has more than `least`; the y of most is at hand."""
-    x, resp, guess, spare = tile.x, tile.resp[c], components.guess, len(tile.row)
-    mean, columns, difference = components.means[c], components.columns[c], components.row_difference
-    sum_wy, sum_wyy, y = components.sum_wy[c], components.row_wyy[c], components.row_y
-    for t in range(held):
-        if resp[t] > least:
-            if guess[t] != c:
-                whiten_row(x, t, mean, columns, difference, y, spare)
-            add_row(np.float64(resp[t]), y, t if guess[t] == c else spare, sum_wy, sum_wyy)
+def _add_single_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Add rows to those components that have a notable part of them; the y of most is at hand."""
+    rows, means, columns, difference = (
+        components.rows,
+        components.row_means,
+        components.columns,
+        components.row_difference,
+    )
+    resp, guess, y, lanes = tile.resp, components.guess, components.row_y, rows_per_strip(tile.x)
+    sum_wy, sum_wyy, spare = components.row_wy, components.row_wyy, len(tile.row)
+    for c in range(len(means)):
+        least = resp.dtype.type(2.0**-64 * tile.sum_w[c] / components.patience[2])
+        for s in range(n_strips):
+            notable = lanes_greater(load_strip(resp, c * (len(tile.row) // lanes) + s), least)
+            while notable != 0:
+                t = s * lanes + lowest_bit(notable)
+                notable &= notable - np.uint64(1)
+                place = t if guess[t] == c else spare
+                if place == spare:
+                    whiten_row(rows, t, means, columns, c, difference, y, spare)
+                add_row(np.float64(resp[c, t]), y, place, c, sum_wy, sum_wyy)
 
 
 @kernel(inline=True)
@@ -211,14 +241,18 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
     the following tiles is worked out for all. O(k d² / 2) multiply-adds per row where nothing is left out.
     """
     k, n_features = components.means.shape
-    patience, held = components.patience, n_strips * rows_per_strip(tile.x)
+    patience = components.patience
     trying = len(components.columns) > 0 and patience[0] <= 0
     patience[0] -= 1
     while True:
         for c in range(k):
             n_written = _tried(n_features) if trying else n_features
             whiten_all(components, tile, c, n_written, n_strips, tile.resp[c])
-        components.singly[0] = trying and _work_out_notable(components, tile, held)
+        components.singly[0] = (
+            trying
+            and _few_may_matter(components, tile, n_strips)
+            and _work_out_notable(components, tile, n_strips)
+        )
         if components.singly[0]:
             patience[1] = 1
         if components.singly[0] or not trying:
@@ -229,36 +263,61 @@ def _log_joint(components, tile, n_strips):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline="once")
-def _work_out_notable(components, tile, held):  # type: ignore[no-untyped-def]
+def _few_may_matter(components, tile, n_strips):  # type: ignore[no-untyped-def]
+    """Return whether few log-joints would matter if all were as high as they may be.
+
+    The guess is then what looks likeliest of each row, and the entropy the log of its weight.
+    """
+    k, lanes, held = len(components.means), rows_per_strip(tile.x), n_strips * rows_per_strip(tile.x)
+    likeliest(tile, held, components.guess)
+    for t in range(held):
+        tile.entropy[t] = 0.0 if tile.weight[t] == 1.0 else np.log(tile.weight[t])
+        tile.scale[t] = tile.density[t] - tile.entropy[t]
+    n_notable = 0
+    for c in range(k):
+        least = tile.scale.dtype.type(components.least[c])
+        for s in range(n_strips):
+            joint = load_strip(tile.resp, c * (len(tile.row) // lanes) + s)
+            n_notable += count_bits(lanes_greater(joint, load_strip(tile.scale, s) + least))
+    return n_notable * 3 <= held * k
+
+
+@kernel(inline="once")
+def _work_out_notable(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Write the log-joints that matter, given upper bounds of all; False where those are many."""
-    k, guess, scale, n_notable = len(components.means), components.guess, tile.scale, 0
-    likeliest(tile, held, guess)
-    for t in range(held):  # the least that a log-joint must be, but for what depends on the component
-        scale[t] = tile.density[t] - np.log(tile.weight[t])
-    for c in range(k):  # if all log-joints were as high as they may be
-        resp, least = tile.resp[c], components.least[c]
-        for t in range(held):
-            n_notable += resp[t] > scale[t] + least
-    if n_notable * 3 > held * k:
-        return False
     if not components.entered[0]:
         enter_columns(components)
-    x, difference, y, spare = tile.x, components.row_difference, components.row_y, len(tile.row)
-    n_notable = 0
-    for i in range(2 * k):  # first what each row is likeliest of, then what is within its reach
-        first, c = i < k, i % k
-        resp, least, const = tile.resp[c], components.least[c], components.log_const[c]
-        mean, columns = components.means[c], components.columns[c]
-        for t in range(held):
-            if (guess[t] == c) != first:
-                continue
-            if not first and not resp[t] > scale[t] + least:
-                resp[t] = -np.inf
-                continue
-            resp[t] = const - 0.5 * whiten_row(x, t, mean, columns, difference, y, t if first else spare)
-            n_notable += 1
-            if first:
-                scale[t] = resp[t] - np.log(tile.weight[t])
+    rows, means, columns, difference = (
+        components.rows,
+        components.row_means,
+        components.columns,
+        components.row_difference,
+    )
+    resp, top, guess, y = tile.resp, tile.density, components.guess, components.row_y
+    k, lanes, real = len(means), rows_per_strip(resp), resp.dtype.type
+    held, spare = n_strips * lanes, len(tile.row)
+    n_notable = held
+    enter_rows(tile.x, components.means.shape[1], held, rows)
+    for t in range(held):
+        squares = whiten_row(rows, t, means, columns, guess[t], difference, y, t)
+        top[t] = components.log_const[guess[t]] - 0.5 * squares
+        tile.scale[t] = top[t] - tile.entropy[t]
+    for c in range(k):
+        least, const = real(components.least[c]), components.log_const[c]
+        for s in range(n_strips):
+            at = c * (len(tile.row) // lanes) + s
+            joint, needed = load_strip(resp, at), load_strip(tile.scale, s) + least
+            store(resp, at, where_greater(joint, needed, joint, real(-np.inf)))
+            notable = lanes_greater(joint, needed)
+            while notable != 0:
+                t = s * lanes + lowest_bit(notable)
+                notable &= notable - np.uint64(1)
+                if guess[t] != c:
+                    squares = whiten_row(rows, t, means, columns, c, difference, y, spare)
+                    resp[c, t] = const - 0.5 * squares
+                    n_notable += 1
         if n_notable * 3 > held * k:
             return False
+    for t in range(held):
+        resp[guess[t], t] = top[t]
     return True

@@ -26,18 +26,24 @@ __all__ = [
     "VECTOR_BYTES",
     "VECTOR_REGISTERS",
     "add_sums",
+    "count_bits",
     "element",
     "exp",
+    "lane_sum",
+    "lanes_greater",
     "load",
     "load_strip",
     "log",
+    "lowest_bit",
     "maximum",
     "multiply_add",
     "prefetch",
     "rows_per_strip",
     "square_root",
     "store",
+    "store_rows",
     "store_transposed",
+    "where_greater",
     "where_positive",
     "zero",
     "zero_strip",
@@ -208,16 +214,7 @@ def store_transposed(
             value = part(signature.args[0], array, builder.add(builder.mul(row, n_columns), first))
             value = builder.fmul(builder.fsub(value, center), scale)
             lines.append(value if kind == double else builder.fptrunc(value, kind))
-        half = lanes // 2
-        low = [i // 2 + (i % 2) * lanes for i in range(lanes)]
-        for _ in range(lanes.bit_length() - 1):
-            pairs = [(lines[i], lines[i + half]) for i in range(half)]
-            lines = [
-                _shuffle(builder, a, b, [lane + offset for lane in low])
-                for a, b in pairs
-                for offset in (0, half)
-            ]
-        for i, line in enumerate(lines):
+        for i, line in enumerate(_transposed(builder, lines)):
             with builder.if_then(builder.icmp_signed(">", held, ir.Constant(held.type, i)), likely=True):
                 at = builder.add(position, ir.Constant(position.type, STRIP_VECTORS * i))
                 pointer = _pointer(builder, context, signature.args[6], kind, out_array, at)
@@ -225,6 +222,52 @@ def store_transposed(
         return context.get_dummy_value()
 
     return types.void(rows, types.intp, types.intp, origin, unit, types.intp, out, types.intp), codegen
+
+
+@intrinsic
+def store_rows(
+    typingctx: Any, array: Any, first: Any, stride: Any, held: Any, out: Any, position: Any, n_vectors: Any
+) -> Any:
+    """Write rows of a transposed array to float64 `out`: as many as its vectors have lanes, as many features.
+
+    Feature i has its rows side by side from element `first + i * stride` on. Each row becomes a vector of
+    out, the first that at `position`, the others n_vectors apart; past `held` features it holds anything.
+    """
+    lanes = VectorType(out.dtype).lanes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array_value, first, stride, held, out_array, position, n_vectors = args
+        double = ir.VectorType(ir.DoubleType(), lanes)
+        source = ir.VectorType(context.get_value_type(array.dtype), lanes)
+        data = _data(builder, context, array, array_value)
+        last = builder.sub(held, ir.Constant(held.type, 1))
+        lines = []
+        for lane in range(lanes):
+            i = ir.Constant(last.type, lane)
+            i = builder.select(builder.icmp_signed("<", i, last), i, last)
+            at = builder.gep(data, [builder.add(first, builder.mul(i, stride))], inbounds=True)
+            line = builder.load(builder.bitcast(at, source.as_pointer()), align=array.dtype.bitwidth // 8)
+            lines.append(line if source == double else builder.fpext(line, double))
+        for i, line in enumerate(_transposed(builder, lines)):
+            at = builder.add(position, builder.mul(n_vectors, ir.Constant(n_vectors.type, i)))
+            builder.store(line, _pointer(builder, context, out, double, out_array, at), align=8)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(array, integer, integer, integer, out, integer, integer), codegen
+
+
+def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
+    """Return the columns of the square matrix of these lines."""
+    lanes = len(lines)
+    half = lanes // 2
+    low = [i // 2 + (i % 2) * lanes for i in range(lanes)]
+    for _ in range(lanes.bit_length() - 1):
+        pairs = [(lines[i], lines[i + half]) for i in range(half)]
+        lines = [
+            _shuffle(builder, a, b, [lane + offset for lane in low]) for a, b in pairs for offset in (0, half)
+        ]
+    return lines
 
 
 @intrinsic
@@ -353,6 +396,18 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def where_greater(typingctx: Any, a: Any, b: Any, value: Any, other: Any) -> Any:
+    """Return `value` in lanes where a exceeds b; `other` elsewhere, also where one of them is NaN."""
+    vector = _common(a, b, value, other)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, b, value, other = (_spread(builder, context.get_value_type(vector), arg) for arg in args)
+        return builder.select(builder.fcmp_ordered(">", a, b), value, other)
+
+    return vector and (vector(a, b, value, other), codegen)
+
+
+@intrinsic
 def where_positive(typingctx: Any, condition: Any, value: Any) -> Any:
     """Return `value` in lanes where `condition` is positive; 0 elsewhere, even of infinities and NaN."""
 
@@ -361,6 +416,51 @@ def where_positive(typingctx: Any, condition: Any, value: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", args[0], nothing), args[1], nothing)
 
     return value(condition, value), codegen
+
+
+@intrinsic
+def lanes_greater(typingctx: Any, a: Any, b: Any) -> Any:
+    """Return an integer with a bit for each of up to 64 lanes, the lowest for the first: set where a > b."""
+    vector = _common(a, b)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        one, other = (_spread(builder, context.get_value_type(vector), value) for value in args)
+        greater = builder.fcmp_ordered(">", one, other)
+        bits = builder.bitcast(greater, ir.IntType(vector.lanes))
+        return bits if vector.lanes == 64 else builder.zext(bits, ir.IntType(64))
+
+    return vector and (types.uint64(a, b), codegen)
+
+
+@intrinsic
+def count_bits(typingctx: Any, bits: Any) -> Any:
+    """Return how many bits of an unsigned integer are set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.intp(types.uint64), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx: Any, bits: Any) -> Any:
+    """Return the place of the lowest bit that is set; there has to be one."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.intp(types.uint64), codegen
+
+
+@intrinsic
+def lane_sum(typingctx: Any, a: Any) -> Any:
+    """Return the sum of the lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        first = ir.Constant(ir.IntType(32), 0)
+        return builder.extract_element(_lane_sums(builder, [args[0]]), first)
+
+    return a.dtype(a), codegen
 
 
 @intrinsic

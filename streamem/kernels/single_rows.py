@@ -10,9 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
-from streamem.kernels.simd import VECTOR_BYTES, element, load, multiply_add, rows_per_strip, store, zero
+from streamem.kernels.simd import (
+    VECTOR_BYTES,
+    element,
+    lane_sum,
+    load,
+    multiply_add,
+    rows_per_strip,
+    store,
+    store_rows,
+    zero,
+)
 
-__all__ = ["add_row", "enter_columns", "row_width", "symmetric", "whiten_row"]
+__all__ = ["add_row", "enter_columns", "enter_rows", "row_width", "symmetric", "whiten_row"]
 
 LANES = VECTOR_BYTES // 8
 
@@ -23,52 +33,64 @@ def row_width(n_features: int) -> int:
 
 
 @kernel(inline="once")
-def whiten_row(x, t, mean, columns, difference, y, place):  # type: ignore[no-untyped-def]
-    """Write ``y = L⁻¹(x - μ)`` of row t of the strips x to row `place` of y, and return ‖y‖².
-
-    O(d² / 2) multiply-adds. A call of its own would count references, which takes longer.
-    """
-    n_features, lanes = len(mean), rows_per_strip(x)
-    n_vectors, first, distance = y.shape[1] // LANES, t // lanes * lanes * n_features + t % lanes, 0.0
-    for j in range(n_features):
-        difference[j] = x[first + j * lanes] - mean[j]
-    for v in range(n_vectors):
-        a0, a1, a2, a3 = zero(y), zero(y), zero(y), zero(y)
-        for j in range(0, min(n_features, (v + 1) * LANES), 4):  # beyond are zeros
-            at = j * n_vectors + v
-            a0 = multiply_add(element(difference, j), load(columns, at), a0)
-            a1 = multiply_add(element(difference, j + 1), load(columns, at + n_vectors), a1)
-            a2 = multiply_add(element(difference, j + 2), load(columns, at + 2 * n_vectors), a2)
-            a3 = multiply_add(element(difference, j + 3), load(columns, at + 3 * n_vectors), a3)
-        store(y, place * n_vectors + v, (a0 + a1) + (a2 + a3))
-    for i in range(n_features):
-        distance += y[place, i] * y[place, i]
-    return distance
-
-
-@kernel(inline="once")
-def add_row(weight, y, place, sum_wy, sum_wyy):  # type: ignore[no-untyped-def]
-    """Add ``w y`` and ``w y yᵀ`` of row `place` of y. O(d² / 2) multiply-adds."""
-    n_features, n_vectors = len(sum_wy), y.shape[1] // LANES
-    for i in range(n_features):
-        sum_wy[i] += weight * y[place, i]
-    for v in range(n_vectors):
-        wy = weight * load(y, place * n_vectors + v)
-        for i in range(v * LANES, n_features):
-            at = i * n_vectors + v
-            store(sum_wyy, at, multiply_add(element(y, place * y.shape[1] + i), wy, load(sum_wyy, at)))
-
-
-@kernel(inline="once")
 def enter_columns(components):  # type: ignore[no-untyped-def]
-    """Write L⁻¹ of all components column by column, and zeros for their sums."""
+    """Write μ, and L⁻¹ column by column, of all components, and zeros for their sums."""
     k, n_features = components.means.shape
     for c in range(k):
+        components.row_wy[c, :] = 0.0
         for i in range(n_features):
+            components.row_means[c, i] = components.means[c, i]
             for j in range(n_features):
                 components.columns[c, j, i] = components.whitening[c, i, j]
                 components.row_wyy[c, i, j] = 0.0
     components.entered[0] = True
+
+
+@kernel(inline="once")
+def enter_rows(x, n_features, n_rows, rows):  # type: ignore[no-untyped-def]
+    """Write rows of strips to `rows`, each from end to end."""
+    lanes, n_vectors = rows_per_strip(x), rows.shape[1] // LANES
+    for t in range(0, n_rows, LANES):
+        first = t // lanes * lanes * n_features + t % lanes
+        for j in range(0, n_features, LANES):
+            at = t * n_vectors + j // LANES
+            store_rows(x, first + j * lanes, lanes, n_features - j, rows, at, n_vectors)
+
+
+@kernel(inline=True)
+def whiten_row(rows, t, means, columns, c, difference, y, place):  # type: ignore[no-untyped-def]
+    """Write ``y = L⁻¹(x - μ)`` of row t for component c to row `place` of y, and return ‖y‖².
+
+    O(d² / 2) multiply-adds.
+    """
+    n_features, n_vectors = columns.shape[1], rows.shape[1] // LANES
+    for v in range(n_vectors):
+        store(difference, v, load(rows, t * n_vectors + v) - load(means, c * n_vectors + v))
+    squares = zero(y)
+    for v in range(n_vectors):
+        a0, a1, a2, a3 = zero(y), zero(y), zero(y), zero(y)
+        for j in range(0, min(n_features, (v + 1) * LANES), 4):  # beyond are zeros
+            at = (c * n_features + j) * n_vectors + v
+            a0 = multiply_add(element(difference, j), load(columns, at), a0)
+            a1 = multiply_add(element(difference, j + 1), load(columns, at + n_vectors), a1)
+            a2 = multiply_add(element(difference, j + 2), load(columns, at + 2 * n_vectors), a2)
+            a3 = multiply_add(element(difference, j + 3), load(columns, at + 3 * n_vectors), a3)
+        whitened = (a0 + a1) + (a2 + a3)
+        store(y, place * n_vectors + v, whitened)
+        squares = multiply_add(whitened, whitened, squares)
+    return lane_sum(squares)
+
+
+@kernel(inline="once")
+def add_row(weight, y, place, c, sum_wy, sum_wyy):  # type: ignore[no-untyped-def]
+    """Add ``w y`` and ``w y yᵀ`` of row `place` of y to the sums of component c. O(d² / 2) multiply-adds."""
+    n_features, n_vectors = sum_wyy.shape[1], y.shape[1] // LANES
+    for v in range(n_vectors):
+        wy = weight * load(y, place * n_vectors + v)
+        store(sum_wy, c * n_vectors + v, load(sum_wy, c * n_vectors + v) + wy)
+        for i in range(v * LANES, n_features):
+            at = (c * n_features + i) * n_vectors + v
+            store(sum_wyy, at, multiply_add(element(y, place * y.shape[1] + i), wy, load(sum_wyy, at)))
 
 
 def symmetric(lower: NDArray[np.float64]) -> NDArray[np.float64]:

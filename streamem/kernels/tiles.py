@@ -28,6 +28,7 @@ from streamem.kernels.simd import (
     rows_per_strip,
     store,
     store_transposed,
+    where_greater,
     where_positive,
     zero_strip,
 )
@@ -245,14 +246,19 @@ def clear_infinite(x, n_strips):  # type: ignore[no-untyped-def]
 
 @kernel(inline=True)
 def likeliest(tile, n_rows, label):  # type: ignore[no-untyped-def]
-    """Write the component of the largest log-joint, the first of several, to label (n_rows,)."""
-    top = tile.density[:n_rows]
+    """Write the component of the largest log-joint, the first of several, to label (n_rows,).
+
+    That log-joint is left in the density, its component also in the entropy.
+    """
+    resp = tile.resp
+    lowest = resp.dtype.type(-np.inf)
+    for s in range(-(-n_rows // rows_per_strip(resp))):
+        top, first = zero_strip(resp) + lowest, zero_strip(resp)
+        for c in range(len(resp)):
+            joint = load_strip(resp[c], s)
+            first = where_greater(joint, top, resp.dtype.type(c), first)
+            top = maximum(joint, top)
+        store(tile.density, s, top)
+        store(tile.entropy, s, first)
     for t in range(n_rows):
-        top[t] = -np.inf
-        label[t] = 0
-    for c in range(len(tile.resp)):
-        joint = tile.resp[c, :n_rows]
-        for t in range(n_rows):
-            higher = joint[t] > top[t]
-            top[t] = joint[t] if higher else top[t]
-            label[t] = c if higher else label[t]
+        label[t] = int(tile.entropy[t])

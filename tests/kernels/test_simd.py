@@ -8,13 +8,20 @@ from streamem.kernels.simd import (
     STRIP_VECTORS,
     VECTOR_BYTES,
     add_sums,
+    count_bits,
     element,
     exp,
+    lane_sum,
+    lanes_greater,
     load,
     load_strip,
     log,
+    lowest_bit,
     multiply_add,
+    rows_per_strip,
     store,
+    store_rows,
+    where_greater,
     zero,
     zero_strip,
 )
@@ -89,3 +96,59 @@ def test_add_sums__adds_those_of_lanes(dtype):
     out = np.ones(12)
     sums(x, out)
     np.testing.assert_array_equal(out, [1.0] * 4 + [1 + row.sum() for row in x.reshape(4, -1)] + [1.0] * 4)
+
+
+@kernel
+def comparisons(a, b, chosen, lanes, total):
+    n = 0
+    while n < len(chosen):
+        s = n // rows_per_strip(a)
+        one, other = load_strip(a, s), load_strip(b, s)
+        store(chosen, s, where_greater(one, other, one, a.dtype.type(-1)))
+        greater = lanes_greater(one, other)
+        total[0] += count_bits(greater)
+        while greater != 0:
+            lanes[n + lowest_bit(greater)] = True
+            greater &= greater - np.uint64(1)
+        n += rows_per_strip(a)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_comparisons__are_those_of_lanes_and_false_for_nan(dtype):
+    a, b = np.random.default_rng(0).normal(size=(2, 4 * STRIP_VECTORS * VECTOR_BYTES)).astype(dtype)
+    a[3], b[5], b[7] = np.nan, np.nan, a[7]
+    chosen, lanes, total = np.empty_like(a), np.zeros(len(a), bool), np.zeros(1, int)
+    comparisons(a, b, chosen, lanes, total)
+    np.testing.assert_array_equal(lanes, a > b)
+    np.testing.assert_array_equal(chosen, np.where(a > b, a, -1))
+    assert total[0] == lanes.sum()
+
+
+@kernel
+def sums_of_lanes(x, out):
+    for v in range(len(out)):
+        out[v] = lane_sum(load(x, v))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lane_sum__is_the_sum_of_a_vector(dtype):
+    x = np.arange(2 * VECTOR_BYTES, dtype=dtype)
+    out = np.empty(len(x) * x.itemsize // VECTOR_BYTES, dtype)
+    sums_of_lanes(x, out)
+    np.testing.assert_array_equal(out, x.reshape(len(out), -1).sum(axis=1))
+
+
+@kernel
+def rows_of(x, first, stride, held, out):
+    store_rows(x, first, stride, held, out, 1, out.shape[1] * 8 // VECTOR_BYTES)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("held", [1, VECTOR_BYTES // 16, VECTOR_BYTES // 8])
+def test_store_rows__transposes_as_far_as_there_are_features(dtype, held):
+    lanes = VECTOR_BYTES // 8
+    x = np.arange(held * 20, dtype=dtype).reshape(held, 20)
+    out = np.zeros((lanes, 2 * lanes))
+    rows_of(x.ravel(), 3, 20, held, out)
+    np.testing.assert_array_equal(out[:, lanes : lanes + held], x[:, 3 : 3 + lanes].T)
+    assert not out[:, :lanes].any()

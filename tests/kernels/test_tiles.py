@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.products import STRIP_BYTES
-from streamem.kernels.tiles import fill, make_tile
+from streamem.kernels.tiles import fill, likeliest, make_tile
 
 
 @kernel
@@ -51,3 +51,26 @@ def test_fill__brings_in_the_rows_with_weight(n, d, start, zeros, of_rows, of_ti
     padded = -(-held // lanes) * lanes
     assert not tile.weight[held:padded].any()
     assert not strips[held:padded].any()
+
+
+@kernel
+def find_likeliest(tile, n_rows, label):
+    likeliest(tile, n_rows, label)
+
+
+@settings(max_examples=100)
+@given(
+    st.integers(1, 64),
+    st.integers(1, 70),
+    st.sampled_from([np.float32, np.float64]),
+    st.integers(0, 2**32 - 1),
+)
+def test_likeliest__is_the_first_of_the_largest(n, k, dtype, seed):
+    rng = np.random.default_rng(seed)
+    tile = make_tile(np.zeros(1), np.ones(1), k, 64, dtype)
+    joint = rng.choice([-np.inf, -3.0, 0.5, 2.0, np.nan], size=(k, 64))
+    tile.resp[:] = joint
+    label = np.full(n, -1)
+    find_likeliest(tile, n, label)
+    joint[np.isnan(joint)] = -np.inf
+    np.testing.assert_array_equal(label, joint[:, :n].argmax(axis=0))
