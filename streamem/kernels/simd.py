@@ -321,10 +321,11 @@ _LN2 = {64: (0.693147180369123816, 1.90821492927058770e-10), 32: (0.693359375, -
 def exp(typingctx: Any, x: Any) -> Any:
     """Return exp(x), x <= 0, as ``2ⁿ Σ rᵐ / m!`` with ``x = n log 2 + r``, ``|r| <= log 2 / 2``: no branch.
 
-    0 where the result would be near the smallest normal number or below it, and for NaN.
+    0 where products of the result with small numbers could be subnormal, which take a hundred times as long,
+    and for NaN.
     """
     double = x.dtype == types.float64
-    lowest, degree, mantissa_bits = (-708.0, 13, 52) if double else (-87.0, 7, 23)
+    lowest, degree, mantissa_bits = (-650.0, 13, 52) if double else (-60.0, 7, 23)
     rounder = 1.5 * 2.0**mantissa_bits  # a sum with this has no room for fractions: its last bits are n
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
