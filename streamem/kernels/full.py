@@ -75,17 +75,17 @@ class FullComponents(NamedTuple):
     """(k, gram_blocks, 8) of rows that went by tiles."""
     entered: NDArray[np.bool_]
     """(1,) whether the next two hold anything."""
-    columns: NDArray[np.float64]
+    columns: NDArray[Any]
     """(k, padded d, row_width) whitening, column by column; (0, ...) where no row may go singly."""
     row_wy: NDArray[np.float64]
     """(k, row_width) of rows that went singly."""
     row_wyy: NDArray[np.float64]
     """(k, padded d, row_width) on and below the diagonal, of the same."""
-    row_means: NDArray[np.float64]
+    row_means: NDArray[Any]
     """(k, row_width) μ."""
-    rows: NDArray[np.float64]
+    rows: NDArray[Any]
     """(rows, row_width) the tile's rows, each from end to end."""
-    row_difference: NDArray[np.float64]
+    row_difference: NDArray[Any]
     """(row_width,) x - μ of one of these."""
     row_y: NDArray[np.float64]
     """(rows + 1, row_width) y of each of these for the component it is likeliest of; then one for any."""
@@ -114,7 +114,7 @@ def full_components(
 
 @kept_by_thread
 def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any], kept: int) -> FullComponents:
-    single = k if k >= 4 and p >= TRIED_FROM else 0
+    single, width = k if k >= 4 and p >= TRIED_FROM else 0, row_width(p, dtype)
     return FullComponents(
         means=np.empty((k, p), dtype),
         whitening=np.empty((k, p, p), dtype),
@@ -130,13 +130,13 @@ def _memory(k: int, p: int, n_rows: int, dtype: np.dtype[Any], kept: int) -> Ful
         sum_wy=aligned_zeros((k, p), np.float64),
         sum_wyy=aligned_zeros((k, gram_blocks(p), 8), np.float64),
         entered=np.zeros(1, np.bool_),
-        columns=aligned_zeros((single, p, row_width(p)), np.float64),
-        row_wy=aligned_zeros((single, row_width(p)), np.float64),
-        row_wyy=aligned_zeros((single, p, row_width(p)), np.float64),
-        row_means=aligned_zeros((single, row_width(p)), np.float64),
-        rows=aligned_zeros((n_rows if single else 0, row_width(p)), np.float64),
-        row_difference=aligned_zeros(row_width(p), np.float64),
-        row_y=aligned_zeros((n_rows + 1 if single else 0, row_width(p)), np.float64),
+        columns=aligned_zeros((single, p, width), dtype),
+        row_wy=aligned_zeros((single, width), np.float64),
+        row_wyy=aligned_zeros((single, p, width), np.float64),
+        row_means=aligned_zeros((single, width), dtype),
+        rows=aligned_zeros((n_rows if single else 0, width), dtype),
+        row_difference=aligned_zeros(width, dtype),
+        row_y=aligned_zeros((n_rows + 1 if single else 0, width), np.float64),
     )
 
 

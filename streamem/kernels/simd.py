@@ -41,6 +41,7 @@ __all__ = [
     "rows_per_strip",
     "square_root",
     "store",
+    "store_float64",
     "store_rows",
     "store_transposed",
     "where_greater",
@@ -225,35 +226,50 @@ def store_transposed(
 
 
 @intrinsic
+def store_float64(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
+    """Write a vector as float64 to `position`, counted in as many elements as it has lanes, of an array."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind, wide = args[2].type, ir.VectorType(ir.DoubleType(), args[2].type.count)
+        pointer = _pointer(builder, context, array, wide, args[0], args[1])
+        builder.store(args[2] if kind == wide else builder.fpext(args[2], wide), pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
 def store_rows(
     typingctx: Any, array: Any, first: Any, stride: Any, held: Any, out: Any, position: Any, n_vectors: Any
 ) -> Any:
-    """Write rows of a transposed array to float64 `out`: as many as its vectors have lanes, as many features.
+    """Write rows of a transposed array to `out`: as many as its vectors have lanes, and as many features.
 
     Feature i has its rows side by side from element `first + i * stride` on. Each row becomes a vector of
     out, the first that at `position`, the others n_vectors apart; past `held` features it holds anything.
     """
-    lanes = VectorType(out.dtype).lanes
+    vector = VectorType(out.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array_value, first, stride, held, out_array, position, n_vectors = args
-        double = ir.VectorType(ir.DoubleType(), lanes)
-        source = ir.VectorType(context.get_value_type(array.dtype), lanes)
+        kind = context.get_value_type(vector)
         data = _data(builder, context, array, array_value)
         last = builder.sub(held, ir.Constant(held.type, 1))
         lines = []
-        for lane in range(lanes):
+        for lane in range(vector.lanes):
             i = ir.Constant(last.type, lane)
             i = builder.select(builder.icmp_signed("<", i, last), i, last)
             at = builder.gep(data, [builder.add(first, builder.mul(i, stride))], inbounds=True)
-            line = builder.load(builder.bitcast(at, source.as_pointer()), align=array.dtype.bitwidth // 8)
-            lines.append(line if source == double else builder.fpext(line, double))
+            align = array.dtype.bitwidth // 8
+            lines.append(builder.load(builder.bitcast(at, kind.as_pointer()), align=align))
         for i, line in enumerate(_transposed(builder, lines)):
             at = builder.add(position, builder.mul(n_vectors, ir.Constant(n_vectors.type, i)))
-            builder.store(line, _pointer(builder, context, out, double, out_array, at), align=8)
+            pointer = _pointer(builder, context, out, kind, out_array, at)
+            builder.store(line, pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     integer = types.intp
+    if array.dtype != out.dtype:
+        return None
     return types.void(array, integer, integer, integer, out, integer, integer), codegen
 
 

@@ -1,16 +1,20 @@
 """Single rows of single components, for those of a tile that few components matter to.
 
 Features lie in SIMD lanes here: ``y = L⁻¹(x - μ)`` is a sum of columns of L⁻¹, and ``w y yᵀ`` a row of sums
-for each feature. All is float64. The working memory is that of `streamem.kernels.full`.
+for each feature. y is worked out in the dtype of tiles; it is kept and summed in float64. The working memory
+is that of `streamem.kernels.full`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamem.kernels.compile import kernel
 from streamem.kernels.simd import (
+    STRIP_VECTORS,
     VECTOR_BYTES,
     element,
     lane_sum,
@@ -18,6 +22,7 @@ from streamem.kernels.simd import (
     multiply_add,
     rows_per_strip,
     store,
+    store_float64,
     store_rows,
     zero,
 )
@@ -25,11 +30,13 @@ from streamem.kernels.simd import (
 __all__ = ["add_row", "enter_columns", "enter_rows", "row_width", "symmetric", "whiten_row"]
 
 LANES = VECTOR_BYTES // 8
+"""Of float64."""
 
 
-def row_width(n_features: int) -> int:
-    """Return how many float64 whole vectors of so many features hold."""
-    return -(-n_features // LANES) * LANES
+def row_width(n_features: int, dtype: np.dtype[Any]) -> int:
+    """Return how many elements whole vectors of so many features hold."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    return -(-n_features // lanes) * lanes
 
 
 @kernel(inline="once")
@@ -49,12 +56,13 @@ def enter_columns(components):  # type: ignore[no-untyped-def]
 @kernel(inline="once")
 def enter_rows(x, n_features, n_rows, rows):  # type: ignore[no-untyped-def]
     """Write rows of strips to `rows`, each from end to end."""
-    lanes, n_vectors = rows_per_strip(x), rows.shape[1] // LANES
-    for t in range(0, n_rows, LANES):
-        first = t // lanes * lanes * n_features + t % lanes
-        for j in range(0, n_features, LANES):
-            at = t * n_vectors + j // LANES
-            store_rows(x, first + j * lanes, lanes, n_features - j, rows, at, n_vectors)
+    strip, lanes = rows_per_strip(x), rows_per_strip(x) // STRIP_VECTORS
+    n_vectors = rows.shape[1] // lanes
+    for t in range(0, n_rows, lanes):
+        first = t // strip * strip * n_features + t % strip
+        for j in range(0, n_features, lanes):
+            at = t * n_vectors + j // lanes
+            store_rows(x, first + j * strip, strip, n_features - j, rows, at, n_vectors)
 
 
 @kernel(inline=True)
@@ -63,20 +71,21 @@ def whiten_row(rows, t, means, columns, c, difference, y, place):  # type: ignor
 
     O(d² / 2) multiply-adds.
     """
-    n_features, n_vectors = columns.shape[1], rows.shape[1] // LANES
+    lanes = rows_per_strip(rows) // STRIP_VECTORS
+    n_features, n_vectors = columns.shape[1], rows.shape[1] // lanes
     for v in range(n_vectors):
         store(difference, v, load(rows, t * n_vectors + v) - load(means, c * n_vectors + v))
-    squares = zero(y)
+    squares = zero(rows)
     for v in range(n_vectors):
-        a0, a1, a2, a3 = zero(y), zero(y), zero(y), zero(y)
-        for j in range(0, min(n_features, (v + 1) * LANES), 4):  # beyond are zeros
+        a0, a1, a2, a3 = zero(rows), zero(rows), zero(rows), zero(rows)
+        for j in range(0, min(n_features, (v + 1) * lanes), 4):  # beyond are zeros
             at = (c * n_features + j) * n_vectors + v
             a0 = multiply_add(element(difference, j), load(columns, at), a0)
             a1 = multiply_add(element(difference, j + 1), load(columns, at + n_vectors), a1)
             a2 = multiply_add(element(difference, j + 2), load(columns, at + 2 * n_vectors), a2)
             a3 = multiply_add(element(difference, j + 3), load(columns, at + 3 * n_vectors), a3)
         whitened = (a0 + a1) + (a2 + a3)
-        store(y, place * n_vectors + v, whitened)
+        store_float64(y, place * n_vectors + v, whitened)
         squares = multiply_add(whitened, whitened, squares)
     return lane_sum(squares)
 

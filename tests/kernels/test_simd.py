@@ -20,6 +20,7 @@ from streamem.kernels.simd import (
     multiply_add,
     rows_per_strip,
     store,
+    store_float64,
     store_rows,
     where_greater,
     zero,
@@ -140,15 +141,30 @@ def test_lane_sum__is_the_sum_of_a_vector(dtype):
 
 @kernel
 def rows_of(x, first, stride, held, out):
-    store_rows(x, first, stride, held, out, 1, out.shape[1] * 8 // VECTOR_BYTES)
+    store_rows(x, first, stride, held, out, 1, 2)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("held", [1, VECTOR_BYTES // 16, VECTOR_BYTES // 8])
+@pytest.mark.parametrize("held", [1, VECTOR_BYTES // 16, VECTOR_BYTES // 8, VECTOR_BYTES // 4])
 def test_store_rows__transposes_as_far_as_there_are_features(dtype, held):
-    lanes = VECTOR_BYTES // 8
-    x = np.arange(held * 20, dtype=dtype).reshape(held, 20)
-    out = np.zeros((lanes, 2 * lanes))
-    rows_of(x.ravel(), 3, 20, held, out)
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    held = min(held, lanes)
+    x = np.arange(held * 40, dtype=dtype).reshape(held, 40)
+    out = np.zeros((lanes, 2 * lanes), dtype)
+    rows_of(x.ravel(), 3, 40, held, out)
     np.testing.assert_array_equal(out[:, lanes : lanes + held], x[:, 3 : 3 + lanes].T)
     assert not out[:, :lanes].any()
+
+
+@kernel
+def widen(x, out):
+    for v in range(len(x) * x.itemsize // VECTOR_BYTES):
+        store_float64(out, v, load(x, v))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_store_float64__keeps_every_lane(dtype):
+    x = np.random.default_rng(0).normal(size=VECTOR_BYTES).astype(dtype)
+    out = np.empty(len(x))
+    widen(x, out)
+    np.testing.assert_array_equal(out, x.astype(np.float64))
