@@ -74,7 +74,7 @@ class FullComponents(NamedTuple):
     sum_wyy: NDArray[np.float64]
     """(k, gram_blocks, 8) of rows that went by tiles."""
     entered: NDArray[np.bool_]
-    """(1,) whether the next two hold anything."""
+    """(1,) whether the next four hold anything."""
     columns: NDArray[Any]
     """(k, padded d, row_width) whitening, column by column; (0, ...) where no row may go singly."""
     row_wy: NDArray[np.float64]
@@ -204,14 +204,10 @@ def _add_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
 @kernel(inline="once")
 def _add_single_moments(components, tile, n_strips):  # type: ignore[no-untyped-def]
     """Add rows to those components that have a notable part of them; the y of most is at hand."""
-    rows, means, columns, difference = (
-        components.rows,
-        components.row_means,
-        components.columns,
-        components.row_difference,
-    )
-    resp, guess, y, lanes = tile.resp, components.guess, components.row_y, rows_per_strip(tile.x)
-    sum_wy, sum_wyy, spare = components.row_wy, components.row_wyy, len(tile.row)
+    rows, means, columns = components.rows, components.row_means, components.columns
+    difference, y, guess = components.row_difference, components.row_y, components.guess
+    sum_wy, sum_wyy, resp = components.row_wy, components.row_wyy, tile.resp
+    lanes, spare = rows_per_strip(resp), len(tile.row)
     for c in range(len(means)):
         least = resp.dtype.type(2.0**-64 * tile.sum_w[c] / components.patience[2])
         for s in range(n_strips):
@@ -287,15 +283,10 @@ def _work_out_notable(components, tile, n_strips):  # type: ignore[no-untyped-de
     """Write the log-joints that matter, given upper bounds of all; False where those are many."""
     if not components.entered[0]:
         enter_columns(components)
-    rows, means, columns, difference = (
-        components.rows,
-        components.row_means,
-        components.columns,
-        components.row_difference,
-    )
-    resp, top, guess, y = tile.resp, tile.density, components.guess, components.row_y
-    k, lanes, real = len(means), rows_per_strip(resp), resp.dtype.type
-    held, spare = n_strips * lanes, len(tile.row)
+    rows, means, columns = components.rows, components.row_means, components.columns
+    difference, y, guess = components.row_difference, components.row_y, components.guess
+    resp, top, lanes, spare = tile.resp, tile.density, rows_per_strip(tile.x), len(tile.row)
+    k, held, real = len(means), n_strips * lanes, resp.dtype.type
     n_notable = held
     enter_rows(tile.x, components.means.shape[1], held, rows)
     for t in range(held):
